@@ -1,0 +1,1 @@
+"""Files in, samples out: readers, the working copy, the splits, the Dataset."""

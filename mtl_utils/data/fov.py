@@ -1,0 +1,88 @@
+"""The field of view: the round, lit part of a fundus photograph, found so that the black border can be cut off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mtl_utils.errors import DataError
+
+_WORK_SIDE = 512  # the field of view is a large thing: a small picture is enough to find it
+_SMALLEST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """Bounding box of the lit part, in pixels of the photograph: rows top..bottom-1 and columns left..right-1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def side(self) -> int:
+        """Side of the square that holds the box, in pixels."""
+        return max(self.bottom - self.top, self.right - self.left)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Rows and columns that the square adds above and to the left of the box."""
+        return (self.side - (self.bottom - self.top)) // 2, (self.side - (self.right - self.left)) // 2
+
+
+def field_of_view(image: np.ndarray) -> FieldOfView:
+    """Find the lit part of a fundus photograph.
+
+    The brightest channel is thresholded at a share of the photograph's own brightness, so that dark exposures work too; the
+    largest connected piece wins, so that a caption or a time stamp in a corner does not count.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+
+    Raises:
+        DataError: nothing in the photograph is lit.
+
+    >>> photograph = np.zeros((100, 200, 3), np.uint8)
+    >>> photograph[10:90, 50:150] = (180, 90, 40)
+    >>> field_of_view(photograph)
+    FieldOfView(top=10, left=50, bottom=90, right=150)
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(f"expected an RGB photograph, uint8 (H, W, 3); got {image.dtype} {image.shape}")
+    height, width = image.shape[:2]
+    scale = min(1.0, _WORK_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    light = cv2.resize(image, size, interpolation=cv2.INTER_AREA).max(axis=2)
+    threshold = max(12.0, 0.15 * float(np.percentile(light, 95)))
+    _, _, stats, _ = cv2.connectedComponentsWithStats((light > threshold).astype(np.uint8), connectivity=4)
+    pieces = stats[1:]
+    if len(pieces) == 0 or pieces[:, cv2.CC_STAT_AREA].max() < _SMALLEST_SHARE * light.size:
+        raise DataError("no field of view found: the picture is (almost) black. Is it a fundus photograph?")
+    left, top, box_width, box_height, _ = pieces[pieces[:, cv2.CC_STAT_AREA].argmax()]
+    return FieldOfView(
+        top=int(np.floor(top * height / size[1])),
+        left=int(np.floor(left * width / size[0])),
+        bottom=int(min(height, np.ceil((top + box_height) * height / size[1]))),
+        right=int(min(width, np.ceil((left + box_width) * width / size[0]))),
+    )
+
+
+def crop_square(array: np.ndarray, fov: FieldOfView) -> np.ndarray:
+    """Cut (H, W) or (H, W, C) to the field of view and pad it with zeros to a square, so that no circle becomes an oval."""
+    rows, columns = fov.offset
+    square = np.zeros((fov.side, fov.side, *array.shape[2:]), array.dtype)
+    box = array[fov.top : fov.bottom, fov.left : fov.right]
+    square[rows : rows + box.shape[0], columns : columns + box.shape[1]] = box
+    return square
+
+
+def uncrop(square: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> np.ndarray:
+    """The inverse of `crop_square`: back to the photograph's own (H, W), zero outside the field of view."""
+    rows, columns = fov.offset
+    height, width = fov.bottom - fov.top, fov.right - fov.left
+    whole = np.zeros((*shape, *square.shape[2:]), square.dtype)
+    whole[fov.top : fov.bottom, fov.left : fov.right] = square[rows : rows + height, columns : columns + width]
+    return whole

@@ -1,0 +1,112 @@
+"""Which photographs a network learns from, is chosen on, and is judged on: two protocols by name.
+
+`paper` is what the four papers do: the official splits as printed, and the test split doubles as the validation split.
+`clean`, the default, keeps the official test splits whole, so that figures can be put beside published ones, and takes from the
+training side whatever spoils them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from mtl_utils.errors import MTLError
+
+PROTOCOLS = ("clean", "paper")
+TASK_PARTS = {"grading": "B", "segmentation": "A"}
+ROLES = ("train", "val", "test")
+VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with masks on IDRiD
+
+LEAK = "the same photograph is in a test split"
+CONFLICT = "the same photograph stands there twice, with different labels"
+REPEAT = "the same photograph stands there twice"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The roles of a data set's photographs under one protocol.
+
+    Attributes:
+        protocol: 'clean' or 'paper'.
+        roles: per row of the table 'train', 'val', 'test' or 'dropped'.
+        tasks: per row 'grading' (part B) or 'segmentation' (part A).
+        dropped: part, split, name and reason of every photograph that is left out.
+    """
+
+    protocol: str
+    roles: np.ndarray
+    tasks: np.ndarray
+    dropped: pd.DataFrame
+
+    def rows(self, role: str, task: str) -> np.ndarray:
+        """Positions in the table of a role's photographs for a task, int (N,).
+
+        Raises:
+            MTLError: unknown role or task.
+        """
+        if role not in ROLES or task not in TASK_PARTS:
+            raise MTLError(f"no role {role!r} or no task {task!r}. Roles: {', '.join(ROLES)}; tasks: {', '.join(TASK_PARTS)}.")
+        if self.protocol == "paper" and role == "val":
+            role = "test"  # what the papers do, and what chapter 04 warns of
+        return np.flatnonzero((self.roles == role) & (self.tasks == task))
+
+    def counts(self) -> pd.DataFrame:
+        """Number of photographs by role (rows) and task (columns)."""
+        return pd.DataFrame({task: {role: len(self.rows(role, task)) for role in ROLES} for task in TASK_PARTS})
+
+
+def _reasons(table: pd.DataFrame) -> pd.Series:
+    """Why a training photograph is left out by the clean protocol; missing where it stays."""
+    training = table.split == "train"
+    # Any task's test split counts: a shared encoder that was graded on a photograph has seen it, masks or no masks.
+    leaked = training & table.photo.isin(table.photo[~training])
+    candidates = table[training & ~leaked]
+    same = candidates.groupby(["part", "photo"])
+    differs = (same.grade.transform("nunique") > 1) | (same.dme.transform("nunique") > 1)
+    reasons = pd.Series(pd.NA, index=table.index, dtype="object")
+    reasons[leaked] = LEAK
+    reasons[candidates.index[differs]] = CONFLICT
+    agreeing = candidates[~differs]
+    reasons[agreeing.index[agreeing.duplicated(["part", "photo"])]] = REPEAT
+    return reasons
+
+
+def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """Bool (N,): which of these training photographs validate. All files of a photograph fall on the same side."""
+    kinds = table.part + table.grade.astype("string").fillna("-")
+    folds = min(VALIDATION_FOLDS, int(kinds.value_counts().min()), table.photo.nunique())
+    if folds < 2:
+        raise MTLError("too few photographs to carve a validation split from: each part and each grade needs at least two")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    _, chosen = next(splitter.split(table, kinds, groups=table.photo))
+    return np.isin(np.arange(len(table)), chosen)
+
+
+def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:
+    """Give every photograph its role.
+
+    Args:
+        table: with `photo` linked, as in a working copy (`WorkingCopy.table`).
+        protocol: 'clean' or 'paper'.
+        seed: decides which training photographs validate (clean only).
+
+    Raises:
+        MTLError: unknown protocol, or too few photographs for a validation split.
+    """
+    if protocol not in PROTOCOLS:
+        raise MTLError(f"no protocol {protocol!r}. There are: {', '.join(PROTOCOLS)}.")
+    table = table.reset_index(drop=True)
+    tasks = table.part.map({part: task for task, part in TASK_PARTS.items()}).to_numpy(object)
+    roles = table.split.to_numpy(object).copy()
+    dropped = table.loc[[], ["part", "split", "name"]].assign(reason="")
+    if protocol == "clean":
+        reasons = _reasons(table)
+        left_out = reasons.notna()
+        dropped = table.loc[left_out, ["part", "split", "name"]].assign(reason=reasons[left_out]).reset_index(drop=True)
+        roles[left_out] = "dropped"
+        training = np.flatnonzero(roles == "train")
+        roles[training[_validation(table.iloc[training], seed)]] = "val"
+    return Split(protocol, roles, tasks, dropped)

@@ -1,0 +1,153 @@
+"""Where and how the course runs: profile, device, seed and data, told in one banner that opens every notebook."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from mtl_utils.errors import MTLError
+
+PROFILES = ("smoke", "cpu", "gpu", "paper")
+BANNER_PACKAGES = ("torch", "segmentation-models-pytorch", "lightning", "albumentations", "numpy")
+
+# The look-alike that stands in for IDRiD where MTL_DATA is not set: picture height and numbers of photographs (train, test).
+SYNTHETIC_SETS = {
+    "smoke": {"size": 192, "n_a": (8, 4), "n_b": (24, 12)},
+    "cpu": {"size": 512, "n_a": (24, 12), "n_b": (120, 40)},
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What `setup` found.
+
+    Attributes:
+        profile: one of `PROFILES`; how much work the notebooks do.
+        seed: the one seed that rules everything.
+        device: 'cuda' or 'cpu'.
+        data: folder in IDRiD's layout.
+        synthetic: True where `data` was drawn by `mtl_utils.data.synthetic`.
+        cache: folder for working copies and checkpoints.
+    """
+
+    profile: str
+    seed: int
+    device: str
+    data: Path
+    synthetic: bool
+    cache: Path
+
+    @property
+    def label(self) -> str:
+        """How figures name the data: 'synthetic set' or 'IDRiD'."""
+        return data_label(self.synthetic)
+
+
+def data_label(synthetic: bool) -> str:
+    """'synthetic set' or 'IDRiD'."""
+    return "synthetic set" if synthetic else "IDRiD"
+
+
+def is_synthetic(root: str | Path) -> bool:
+    """Was this folder drawn by `mtl data synthetic`? Its marker file says so."""
+    return (Path(root) / "synthetic.json").exists()
+
+
+def cache_dir() -> Path:
+    """The folder for everything that can be made again: `MTL_CACHE`, or `~/.cache/mtl_utils`."""
+    folder = Path(os.environ.get("MTL_CACHE") or Path.home() / ".cache" / "mtl_utils").expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def default_device() -> str:
+    """'cuda' where torch sees a GPU, else 'cpu'."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_profile(profile: str | None) -> str:
+    """The profile's name; None means `MTL_PROFILE`, and without that 'gpu' where there is one and 'cpu' elsewhere.
+
+    Raises:
+        MTLError: no such profile.
+    """
+    profile = profile or os.environ.get("MTL_PROFILE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    if profile not in PROFILES:
+        raise MTLError(f"no profile {profile!r} (argument or MTL_PROFILE). There are: {', '.join(PROFILES)}.")
+    return profile
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch. Augmentation has a seed of its own, derived from the same number (`data.dataset`)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def data_folder(profile: str, seed: int = 0, progress: bool = True) -> Path:
+    """`MTL_DATA`, or the synthetic set of this profile, drawn once into the cache.
+
+    Raises:
+        MTLError: `MTL_DATA` names no folder.
+    """
+    given = os.environ.get("MTL_DATA")
+    if given:
+        folder = Path(given).expanduser()
+        if not folder.is_dir():
+            raise MTLError(f"MTL_DATA names {folder}, which is no folder. Set it to your IDRiD, or unset it for synthetic data.")
+        return folder
+    from mtl_utils.data.synthetic import VERSION, write_synthetic  # drawing needs scikit-image: only when it is asked for
+
+    settings = SYNTHETIC_SETS["smoke" if profile == "smoke" else "cpu"]
+    folder = cache_dir() / f"synthetic-{settings['size']}-v{VERSION}"
+    with FileLock(f"{folder}.lock"):  # two notebooks that start together draw it once
+        return write_synthetic(folder, **settings, seed=0, progress=progress)
+
+
+def setup(profile: str | None = None, seed: int = 0, progress: bool = False) -> Runtime:
+    """The first call of every notebook: seed everything, find the data, print what is used.
+
+    Args:
+        profile: 'smoke' (tests), 'cpu' (a laptop), 'gpu' (Colab) or 'paper'; None takes `MTL_PROFILE`, else what fits the machine.
+        seed: rules initial weights, splits, order and augmentation.
+        progress: show a bar while synthetic photographs are drawn.
+
+    Raises:
+        MTLError: unknown profile, or `MTL_DATA` is no folder.
+    """
+    profile = check_profile(profile)
+    seed_everything(seed)
+    data = data_folder(profile, progress=progress)
+    runtime = Runtime(profile, seed, default_device(), data, is_synthetic(data), cache_dir())
+    print(_banner(runtime))
+    return runtime
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in BANNER_PACKAGES}}
+
+
+def device_name(device: str) -> str:
+    """'NVIDIA ...' for a GPU, else the number of CPU threads in use."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _banner(runtime: Runtime) -> str:
+    kind = "SYNTHETIC photographs, drawn by this course" if runtime.synthetic else "photographs from MTL_DATA"
+    # The folder's own name is enough: a full path would put the reader's home folder into the published book.
+    lines = {
+        "profile": f"{runtime.profile}, seed {runtime.seed}",
+        "device": device_name(runtime.device),
+        "data": f"{kind} ({runtime.data.name})",
+        "versions": ", ".join(f"{name} {number}" for name, number in package_versions().items()),
+    }
+    return "\n".join(f"{key:9} {value}" for key, value in lines.items())

@@ -1,5 +1,6 @@
 """Where and how the course runs: profile, device, seed and data, told in one banner that opens every notebook."""
 
+# torch takes seconds to start, so the functions that need it import it: `mtl --help` and `mtl data` never do.
 from __future__ import annotations
 
 import os
@@ -10,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from mtl_utils.errors import MTLError
@@ -58,7 +58,8 @@ def data_label(synthetic: bool) -> str:
 
 def is_synthetic(root: str | Path) -> bool:
     """Was this folder drawn by `mtl data synthetic`? Its marker file says so."""
-    return (Path(root) / "synthetic.json").exists()
+    root = Path(root).expanduser()
+    return any((folder / "synthetic.json").exists() for folder in (root, *root.glob("*/")))  # the reader looks as deep
 
 
 def cache_dir() -> Path:
@@ -70,6 +71,8 @@ def cache_dir() -> Path:
 
 def default_device() -> str:
     """'cuda' where torch sees a GPU, else 'cpu'."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -79,7 +82,7 @@ def check_profile(profile: str | None) -> str:
     Raises:
         MTLError: no such profile.
     """
-    profile = profile or os.environ.get("MTL_PROFILE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    profile = profile or os.environ.get("MTL_PROFILE") or ("gpu" if default_device() == "cuda" else "cpu")
     if profile not in PROFILES:
         raise MTLError(f"no profile {profile!r} (argument or MTL_PROFILE). There are: {', '.join(PROFILES)}.")
     return profile
@@ -87,6 +90,8 @@ def check_profile(profile: str | None) -> str:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch. Augmentation has a seed of its own, derived from the same number (`data.dataset`)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -138,6 +143,8 @@ def package_versions() -> dict[str, str]:
 
 def device_name(device: str) -> str:
     """'NVIDIA ...' for a GPU, else the number of CPU threads in use."""
+    import torch
+
     return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 

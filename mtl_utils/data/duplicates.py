@@ -6,18 +6,17 @@ byte: they were re-encoded, sometimes scaled. Their thumbnails still differ by h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from mtl_utils.errors import DataError
+from mtl_utils.data.idrid import open_picture
 
 THUMBNAIL_SIZE = (96, 64)
 """Width and height in pixels."""
@@ -36,14 +35,9 @@ def thumbnail(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, truncated or no picture.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (4 * THUMBNAIL_SIZE[0], 4 * THUMBNAIL_SIZE[1]))
-            pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be read as a photograph ({error}): damaged or half copied. Copy it again.") from error
+    with open_picture(path) as image:
+        image.draft("RGB", (4 * THUMBNAIL_SIZE[0], 4 * THUMBNAIL_SIZE[1]))
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return cv2.resize(pixels, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
 
 
@@ -101,6 +95,7 @@ def pairs_between(linked: pd.DataFrame, left: str, right: str) -> pd.DataFrame:
     return pairs.drop(columns=["index_left", "index_right"]).reset_index(drop=True)
 
 
-def differing(values_left: Iterable, values_right: Iterable) -> np.ndarray:
-    """Element by element, are two label columns different? Bool (N,)."""
-    return pd.Series(list(values_left)).ne(pd.Series(list(values_right))).fillna(False).to_numpy(bool)
+def conflicting(pairs: pd.DataFrame) -> np.ndarray:
+    """Bool (N,): do the two files of a pair (from `pairs_between`) have different labels? An unknown label conflicts with none."""
+    differs = pairs.grade_left.ne(pairs.grade_right).fillna(False) | pairs.dme_left.ne(pairs.dme_right).fillna(False)
+    return differs.to_numpy(bool)

@@ -7,6 +7,8 @@ TIFF masks and two CSV files. `read_idrid` turns them into one table with one ro
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +44,13 @@ MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
 def _plain(name: str) -> str:
     """A folder name without numbering, spaces and case: 'A. Segmentation', 'a_segmentation' and 'Segmentation' are one."""
-    name = re.sub(r"^\s*([a-zA-Z]|\d+)\s*[._)-]\s*", "", name.strip())
+    name = re.sub(r"^\s*([a-zA-Z]|\d+)[\s._)-]+", "", name.strip())
     return re.sub(r"[^a-z]", "", name.lower())
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in `parent`, without the hidden ones and the '__MACOSX' that zip tools leave behind."""
+    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
 
 
 @dataclass
@@ -53,27 +60,20 @@ class _Layout:
     root: Path
 
     def child(self, parent: Path, *wanted: str) -> Path | None:
-        """The folder or file in `parent` whose plain name starts like one of `wanted`; the exact name comes first."""
+        """The folder in `parent` whose plain name starts like one of `wanted`; the exact name comes first."""
         for name in wanted:
-            if (parent / name).exists():
+            if (parent / name).is_dir():
                 return parent / name
-        if not parent.is_dir():
-            return None
-        plain_wanted = [_plain(name) for name in wanted]
-        for entry in sorted(parent.iterdir()):
-            plain = _plain(entry.name)
-            if any(plain.startswith(name) for name in plain_wanted):
-                return entry
-        return None
+        plain_wanted = tuple(_plain(name) for name in wanted)
+        found = (folder for folder in _folders(parent) if _plain(folder.name).startswith(plain_wanted))
+        return next(found, None)
 
     def part(self, part: str) -> Path | None:
         # Zip tools often add one more folder of the same name around a part: look one level deeper as well.
         names = {"A": ("A. Segmentation",), "B": ("B. Disease Grading", "Disease_Grading")}[part]
-        for parent in (self.root, *sorted(path for path in self.root.iterdir() if path.is_dir())):
-            folder = self.child(parent, *names)
-            if folder and folder.is_dir():
-                inner = self.child(folder, *names)
-                return inner if inner and inner.is_dir() else folder
+        for parent in (self.root, *_folders(self.root)):
+            if folder := self.child(parent, *names):
+                return self.child(folder, *names) or folder
         return None
 
     def photographs(self, part_folder: Path, split: str) -> Path | None:
@@ -83,7 +83,7 @@ class _Layout:
     def masks(self, part_folder: Path, split: str, lesion: str) -> Path | None:
         masks = self.child(part_folder, MASK_FOLDER, "Segmentation Groundtruths", "Groundtruths", "Masks")
         split_folder = self.child(masks, SPLIT_FOLDERS[split], f"{split}ing", split) if masks else None
-        return self.child(split_folder, LESION_FOLDERS[lesion]) if split_folder else None
+        return self.child(split_folder, LESION_FOLDERS[lesion], lesion) if split_folder else None
 
     def labels(self, part_folder: Path, split: str) -> Path | None:
         folder = self.child(part_folder, LABEL_FOLDER, "Labels")
@@ -103,20 +103,21 @@ def _files(folder: Path | None, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return {path.stem: path for path in files if not path.name.startswith(".")}
 
 
-def read_labels(path: Path) -> pd.DataFrame:
-    """Read one of part B's CSV files.
+def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read one of part B's CSV files, and list the rows that are wrong instead of stopping at them.
 
     The published training CSV has nine empty columns, and a header that ends in a space; both are tolerated.
 
     Returns:
-        Columns `name` (str), `grade` (0-4) and `dme` (0-2), one row per photograph.
+        Columns `name` (str), `grade` (0-4) and `dme` (0-2), missing where the label is wrong, one row per photograph; and one
+        line per problem: a label that is not a whole number in its range, or a name that comes twice.
 
     Raises:
-        DataError: a column is missing, a label is not a whole number in its range, or a name comes twice.
+        DataError: this is no CSV file, or a column is missing.
     """
     try:
         raw = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV file ({error}). Copy it again from the published archive.") from error
     raw.columns = [str(column).strip().lower() for column in raw.columns]
     columns = {}
@@ -125,19 +126,22 @@ def read_labels(path: Path) -> pd.DataFrame:
         if not found:
             raise DataError(
                 f"{path} has no column '{start}...' (its columns: {', '.join(raw.columns)}). "
-                "Expected: Image name, Retinopathy grade, Risk of macular edema."
+                "Expected: Image name, Retinopathy grade, Risk of macular edema, with commas between them."
             )
         columns[key] = raw[found[0]].str.strip()
     table = pd.DataFrame(columns).dropna(how="all")
-    problems = [f"{path}: {name} stands there twice" for name in table.name[table.name.duplicated()]]
+    problems = [f"{path}: {name} stands there twice. Keep one row." for name in table.name[table.name.duplicated()]]
     for key, allowed in (("grade", GRADES), ("dme", DME_RISKS)):
         numbers = pd.to_numeric(table[key], errors="coerce")
         for name, given in table.loc[~numbers.isin(allowed), ["name", key]].itertuples(index=False):
-            problems.append(f"{path}: {name} has {key} {given!r}, expected one of {', '.join(map(str, allowed))}")
+            expected = f"expected one of {', '.join(map(str, allowed))}"
+            problems.append(f"{path}: {name} has {key} {given!r}, {expected}. Copy the file again from the published archive.")
         table[key] = numbers.where(numbers.isin(allowed)).astype("Int64")
-    if problems:
-        raise DataError(f"{path.name} holds labels that IDRiD does not have", problems)
-    return table.reset_index(drop=True)
+    return table.drop_duplicates("name").reset_index(drop=True), problems
+
+
+def _no_photographs(folder: Path, split: str) -> str:
+    return f"{folder / IMAGE_FOLDER / SPLIT_FOLDERS[split]}: no photographs there. Unpack the archive of this part again."
 
 
 def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
@@ -145,14 +149,15 @@ def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     for split in SPLIT_FOLDERS:
         photographs = _files(layout.photographs(folder, split), IMAGE_SUFFIXES)
         if not photographs:
-            problems.append(f"{folder / IMAGE_FOLDER / SPLIT_FOLDERS[split]}: no photographs there")
+            problems.append(_no_photographs(folder, split))
         masks = {lesion: _files(layout.masks(folder, split, lesion), MASK_SUFFIXES) for lesion in LESIONS}
         for lesion, files in masks.items():
             if photographs and not files:
-                problems.append(f"{folder}: no {split} masks in a folder '{LESION_FOLDERS[lesion]}'")
+                where = folder / MASK_FOLDER / SPLIT_FOLDERS[split] / LESION_FOLDERS[lesion]
+                problems.append(f"{where}: no masks there. Unpack the archive of part A again.")
             for stem, path in files.items():
                 if stem.removesuffix(f"_{lesion}") not in photographs:
-                    problems.append(f"{path}: a mask without its photograph")
+                    problems.append(f"{path}: a mask without its photograph. Copy the photograph again, or delete the mask.")
         for name, path in photographs.items():
             # A missing file means: no lesion of that kind in this photograph.
             mask_paths = {lesion: masks[lesion].get(f"{name}_{lesion}") for lesion in LESIONS}
@@ -164,43 +169,59 @@ def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split in SPLIT_FOLDERS:
         photographs = _files(layout.photographs(folder, split), IMAGE_SUFFIXES)
-        label_path = layout.labels(folder, split)
-        if label_path is None:
-            problems.append(f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing")
+        if not photographs:
+            problems.append(_no_photographs(folder, split))
             continue
-        try:
-            labels = read_labels(label_path)
-        except DataError as error:
-            problems.extend(error.problems or [str(error)])
-            continue
-        for name in sorted(set(photographs) - set(labels.name)):
-            problems.append(f"{photographs[name]}: a photograph without a row in {label_path.name}")
+        labels = _labels(layout, folder, split, photographs, problems)
         for row in labels.itertuples():
-            if row.name not in photographs:
-                problems.append(f"{label_path}: {row.name} has no photograph")
-            else:
-                rows.append({"part": "B", "split": split, "name": row.name, "image": photographs[row.name],
-                             "grade": row.grade, "dme": row.dme})
+            rows.append({"part": "B", "split": split, "name": row.name, "image": photographs[row.name],
+                         "grade": row.grade, "dme": row.dme})
     return rows
+
+
+def _labels(
+    layout: _Layout, folder: Path, split: str, photographs: dict[str, Path], problems: list[str]
+) -> pd.DataFrame:
+    """Name, grade and dme of every photograph of a split, in the order of the CSV; missing where the CSV does not tell."""
+    unknown = pd.DataFrame({"name": list(photographs), "grade": pd.NA, "dme": pd.NA})
+    path = layout.labels(folder, split)
+    if path is None:
+        problems.append(f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again.")
+        return unknown
+    try:
+        labels, wrong = scan_labels(path)
+    except DataError as error:
+        problems.append(str(error))
+        return unknown
+    problems += wrong
+    for name in labels.name[~labels.name.isin(photographs)]:
+        problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
+    unlabelled = unknown[~unknown.name.isin(labels.name)]
+    for name in unlabelled.name:
+        problems.append(f"{photographs[name]}: a photograph without a row in {path.name}. Add the row, or delete the photograph.")
+    return pd.concat([labels[labels.name.isin(photographs)].astype(object), unlabelled])
 
 
 def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """Read the layout and the labels of one copy of IDRiD, and list what is wrong instead of stopping at it.
 
     Returns:
-        The table of `read_idrid` with the rows that are whole, and one line per problem, each naming its file.
+        The table of `read_idrid`, a row for every photograph that is there, and one line per problem, each naming its file.
 
     Raises:
         DataError: `root` is no folder.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder. Give the folder that holds '{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'.")
+        what = "is a file; if it is an archive, unpack it first" if root.is_file() else "is not a folder"
+        raise DataError(f"{root} {what}. Give the folder that holds '{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'.")
     layout, rows, problems = _Layout(root), [], []
     for part, read in (("A", _part_a), ("B", _part_b)):
         folder = layout.part(part)
         if folder is None:
-            problems.append(f"{root / PART_FOLDERS[part]}: part {part} is absent")
+            problems.append(
+                f"{root / PART_FOLDERS[part]}: part {part} is absent. Unpack its archive there, or give the folder that holds it."
+            )
         else:
             rows += read(layout, folder, problems)
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "photo"])
@@ -231,13 +252,17 @@ def read_idrid(root: str | Path) -> pd.DataFrame:
     return table
 
 
-def _open(path: str | Path) -> np.ndarray:
+@contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """Open a picture file with Pillow; whatever goes wrong, here or while its pixels are decoded, becomes a DataError."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image if image.mode in ("1", "L", "P", "RGBA", "RGB") else image.convert("RGB"))
+            yield image
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is no picture: damaged or half copied. Copy it again.") from error
+    except Exception as error:  # a decoder that meets damaged bytes can raise almost anything
         raise DataError(f"{path} cannot be read as a picture ({error}): damaged or half copied. Copy it again.") from error
 
 
@@ -247,19 +272,23 @@ def read_photograph(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, truncated or no picture.
     """
-    pixels = _open(path)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return np.ascontiguousarray(pixels[..., :3])
+    with open_picture(path) as image:
+        return np.array(image.convert("RGB"))
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """A mask as bool (H, W).
+def read_mask_values(path: str | Path) -> np.ndarray:
+    """The values that stand in a mask file, uint8 (H, W).
 
     IDRiD's masks are palette pictures with values 0 and 1, except `IDRiD_81_EX.tif`, which is RGBA: its first channel counts.
 
     Raises:
         DataError: the file is missing, truncated or no picture.
     """
-    pixels = _open(path)
-    return (pixels if pixels.ndim == 2 else pixels[..., 0]) > 0
+    with open_picture(path) as image:
+        pixels = np.asarray(image if image.mode in ("1", "L", "P", "RGB", "RGBA") else image.convert("RGB"))
+    return np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0], dtype=np.uint8)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A mask as bool (H, W): True where the lesion is drawn. Raises as `read_mask_values` does."""
+    return read_mask_values(path) > 0

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,11 @@ class WorkingCopy:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @cached_property
+    def grades(self) -> np.ndarray:
+        """int64 (N,), -1 where unknown."""
+        return self.table.grade.fillna(-1).to_numpy(np.int64)
 
     def image(self, position: int) -> np.ndarray:
         """RGB, uint8 (size, size, 3)."""

@@ -1,0 +1,75 @@
+"""Augmentation: the recipe of each paper, behind one module, since albumentations 2.0.8 is its last release under MIT."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for a newer version over the network
+
+import albumentations as A
+import cv2
+
+from mtl_utils.errors import MTLError
+
+
+def _blur() -> A.BasicTransform:
+    return A.GaussianBlur(blur_limit=(3, 5), p=0.25)
+
+
+def _rotate() -> A.BasicTransform:
+    # Black, as outside of the field of view.
+    return A.Rotate(limit=15, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=0, p=1.0)
+
+
+def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None = None) -> A.Compose:
+    """The shared-encoder report's augmentation (its author's public configuration; the text prints no settings).
+
+    Grading: random resized crop (0.8-1.0 of the area), horizontal flip 0.5, vertical flip 0.2, rotation +-15 degrees, blur 0.25,
+    colour jitter 0.25. Segmentation: random crop, horizontal flip 0.5, rotation +-15 degrees, blur 0.25, brightness and contrast
+    +-10 % with probability 0.25. Strength of jitter and blur is printed nowhere; we take albumentations' usual small ones.
+
+    Args:
+        task: 'grading' or 'segmentation'.
+        train: False resizes only.
+        image_size: side of the square picture, in pixels.
+        crop_size: side of segmentation's random crop; None: no crop.
+
+    Raises:
+        MTLError: unknown task.
+    """
+    if task not in ("grading", "segmentation"):
+        raise MTLError(f"no recipe for task {task!r}. There are: grading, segmentation.")
+    if not train:
+        return resize_recipe(image_size)
+    if task == "grading":
+        return A.Compose([
+            A.RandomResizedCrop(size=(image_size, image_size), scale=(0.8, 1.0), ratio=(0.9, 1.1), p=1.0),
+            A.HorizontalFlip(p=0.5),
+            A.VerticalFlip(p=0.2),
+            _rotate(),
+            _blur(),
+            A.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, p=0.25),
+        ])  # fmt: skip
+    # Rotated before it is cropped, so that the crop holds no black corners that no photograph has.
+    return A.Compose([
+        _resize(image_size),
+        _rotate(),
+        *crop_only(crop_size),
+        A.HorizontalFlip(p=0.5),
+        _blur(),
+        A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.25),
+    ])  # fmt: skip
+
+
+def resize_recipe(image_size: int, crop_size: int | None = None) -> A.Compose:
+    """No augmentation: resize, and a random crop where the network learns from crops."""
+    return A.Compose([_resize(image_size), *crop_only(crop_size)])
+
+
+def crop_only(crop_size: int | None) -> list[A.BasicTransform]:
+    """A random square crop, or nothing."""
+    return [A.RandomCrop(height=crop_size, width=crop_size, p=1.0)] if crop_size else []
+
+
+def _resize(image_size: int) -> A.BasicTransform:
+    return A.Resize(height=image_size, width=image_size, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_AREA, p=1.0)

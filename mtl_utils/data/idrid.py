@@ -202,6 +202,15 @@ def _labels(
     return pd.concat([labels[labels.name.isin(photographs)].astype(object), unlabelled])
 
 
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the column types that `read_idrid` promises, whatever the pandas version and the source made of them."""
+    table = table.astype({"grade": "Int64", "dme": "Int64"})
+    for column in ("image", *LESIONS):
+        paths = [str(path) if pd.notna(path) else None for path in table[column]]
+        table[column] = pd.Series(paths, index=table.index, dtype=object)
+    return table
+
+
 def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """Read the layout and the labels of one copy of IDRiD, and list what is wrong instead of stopping at it.
 
@@ -226,10 +235,7 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
             rows += read(layout, folder, problems)
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "photo"])
     table.insert(3, "photo", table.part + "-" + table.split + "-" + table.name)
-    for column in ("image", *LESIONS):
-        table[column] = [str(path) if isinstance(path, Path) else None for path in table[column]]
-    table[["grade", "dme"]] = table[["grade", "dme"]].astype("Int64")
-    return table, problems
+    return typed(table), problems
 
 
 def read_idrid(root: str | Path) -> pd.DataFrame:

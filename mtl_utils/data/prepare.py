@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,13 +27,14 @@ from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
 from mtl_utils.data.fov import crop_square, field_of_view
-from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph
+from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph, typed
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
 from mtl_utils.runtime import cache_dir, is_synthetic
 
 FORMAT = 1  # raise when the files below change their meaning
 PHOTOGRAPHS, MASKS, ABOUT = "photographs.u8", "masks.u8", "about.json"
+UNFINISHED = ".part"  # how the name of a folder ends until its copy is whole
 _BITS = (1 << np.arange(len(LESIONS), dtype=np.uint8)).reshape(-1, 1, 1)
 
 
@@ -131,19 +134,25 @@ class WorkingCopy:
         """Open a finished working copy.
 
         Raises:
-            DataError: there is none in `folder`, or its files do not have the length that it should.
+            DataError: there is none in `folder`, or it is damaged, or another version of the course made it.
         """
-        folder = Path(folder)
-        if not (folder / ABOUT).exists():
+        folder = Path(folder).expanduser()
+        if folder.name.endswith(UNFINISHED) or not (folder / ABOUT).exists():
             raise DataError(f"{folder} holds no finished working copy. Make one with 'mtl data prepare'.")
-        about = json.loads((folder / ABOUT).read_text())
-        table = pd.DataFrame(about["table"])
-        table[["grade", "dme"]] = table[["grade", "dme"]].astype("Int64")
+        remedy = f"Delete {folder} and prepare again."
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{folder / ABOUT} is damaged ({error}). {remedy}") from error
+        if about.get("format") != FORMAT:
+            raise DataError(f"{folder} was made by another version of the course. {remedy}")
+        table = typed(pd.DataFrame(about["table"]))
         size, with_mask = about["size"], (table.part == "A").to_numpy()
         shapes = {PHOTOGRAPHS: (len(table), size, size, 3), MASKS: (int(with_mask.sum()), size, size)}
         for name, shape in shapes.items():
-            if (folder / name).stat().st_size != np.prod(shape):
-                raise DataError(f"{folder / name} has not the length it should: delete {folder} and prepare again")
+            length, expected = _length(folder / name), int(np.prod(shape))
+            if length != expected:
+                raise DataError(f"{folder / name} has {length} bytes instead of {expected}. {remedy}")
         return cls(
             folder, table, size, about["fingerprint"], about["synthetic"],
             photographs=np.memmap(folder / PHOTOGRAPHS, np.uint8, "r", shape=shapes[PHOTOGRAPHS]),
@@ -152,18 +161,19 @@ class WorkingCopy:
         )  # fmt: skip
 
 
-def _whole_rows(path: Path, row_bytes: int) -> int:
-    return path.stat().st_size // row_bytes if path.exists() else 0
+def _length(path: Path) -> int:
+    """Bytes in a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _rows_done(part: Path, table: pd.DataFrame, size: int) -> int:
     """How many photographs of an interrupted run are whole, masks included; the rest of the files is cut off."""
-    done = min(_whole_rows(part / PHOTOGRAPHS, size * size * 3), len(table))
-    masks_before = (table.part == "A").cumsum().to_numpy()
-    masks = _whole_rows(part / MASKS, size * size)
-    while done and masks_before[done - 1] > masks:
+    picture_bytes, mask_bytes = size * size * 3, size * size
+    masks_until = np.concatenate([[0], (table.part == "A").cumsum()])  # masks of the first 0, 1, 2, ... photographs
+    done = min(_length(part / PHOTOGRAPHS) // picture_bytes, len(table))
+    while masks_until[done] > _length(part / MASKS) // mask_bytes:
         done -= 1
-    for name, length in ((PHOTOGRAPHS, done * size * size * 3), (MASKS, (masks_before[done - 1] if done else 0) * size * size)):
+    for name, length in ((PHOTOGRAPHS, done * picture_bytes), (MASKS, masks_until[done] * mask_bytes)):
         with open(part / name, "ab") as file:
             file.truncate(length)
     return done
@@ -204,15 +214,18 @@ def prepare(
         raise DataError(f"size is {size} px: give a side between 16 and 4096")
     table = read_idrid(root)
     mark = fingerprint(table)
-    out = Path(out) if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
-    part = out.with_name(f"{out.name}-{mark}-{size}.part")
+    out = Path(out).expanduser() if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
+    part = out.with_name(f"{out.name}.{mark}-{size}-v{FORMAT}{UNFINISHED}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock")):  # two notebooks that start together: the second waits, then opens
             return _prepare(table, mark, is_synthetic(root), size, out, part, workers or os.cpu_count() or 1, progress)
     except OSError as error:
         free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free / 1e6
-        raise DataError(f"cannot write {part}: {error.strerror or error} ({free:.0f} MB free). Run again to go on.") from error
+        raise DataError(
+            f"cannot write {part}: {error.strerror or error} ({free:.0f} MB free on that disk). "
+            "Make room, or give another folder; run again to go on."
+        ) from error
 
 
 def _prepare(
@@ -223,18 +236,21 @@ def _prepare(
         if (copy.fingerprint, copy.size) != (mark, size):
             raise DataError(f"{out} is the working copy of other data or another size. Give another folder, or delete it.")
         return copy
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no working copy: nothing was written. Give another folder.")
 
     part.mkdir(exist_ok=True)
     linked = link_photographs(table, thumbnails(table.image, progress=progress))
     done = _rows_done(part, table, size)
-    with open(part / PHOTOGRAPHS, "ab", buffering=0) as pictures, open(part / MASKS, "ab", buffering=0) as masks:
-        rows = _prepared(table.iloc[done:], size, workers)
-        for picture, packed in tqdm(rows, total=len(table), initial=done, desc=f"working copy {size} px", disable=not progress):
+    rows = _prepared(table.iloc[done:], size, workers)
+    bar = tqdm(rows, total=len(table), initial=done, desc=f"working copy {size} px", disable=not progress)
+    with open(part / PHOTOGRAPHS, "ab") as pictures, open(part / MASKS, "ab") as masks:
+        for picture, packed in bar:
             if packed is not None:
                 masks.write(packed.tobytes())
+                masks.flush()  # a kill then costs the photographs at work, not a buffer full
             pictures.write(picture.tobytes())
+            pictures.flush()
     _write_about(part / ABOUT, linked, synthetic, size, mark)
     if out.exists():
         out.rmdir()
@@ -251,4 +267,37 @@ def _write_about(path: Path, linked: pd.DataFrame, synthetic: bool, size: int, m
         "synthetic": synthetic,
         "table": table.to_dict(orient="list"),
     }
-    path.write_text(json.dumps(about, indent=1, default=int))
+    path.write_text(json.dumps(about, indent=1, default=int), encoding="utf-8")
+
+
+class ReadingTimes(NamedTuple):
+    """Median seconds to read one photograph with its five masks."""
+
+    full_size: float
+    working_copy: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the working copy is."""
+        return self.full_size / self.working_copy
+
+
+def reading_times(copy: WorkingCopy, table: pd.DataFrame, n: int = 5) -> ReadingTimes:
+    """Measure what the working copy saves: the first `n` photographs with masks, read from both.
+
+    Args:
+        copy: a working copy.
+        table: from `read_idrid`, of the full-size files that `copy` was made from.
+        n: how many photographs.
+    """
+    seconds = []
+    for position in np.flatnonzero(table.part == "A")[:n]:
+        row = table.iloc[position]
+        start = time.perf_counter()
+        for picture in (read_photograph(row.image), *(read_mask(row[name]) for name in LESIONS if pd.notna(row[name]))):
+            cv2.resize(picture.astype(np.uint8), (copy.size, copy.size), interpolation=cv2.INTER_AREA)
+        middle = time.perf_counter()
+        copy.image(position).copy()  # a memory map is read only where it is used
+        copy.mask(position)
+        seconds.append((middle - start, time.perf_counter() - middle))
+    return ReadingTimes(*np.median(seconds, axis=0).tolist())

@@ -7,6 +7,7 @@ training side whatever spoils them.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,12 +78,16 @@ def _reasons(table: pd.DataFrame) -> pd.Series:
 def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
     """Bool (N,): which of these training photographs validate. All files of a photograph fall on the same side."""
     kinds = table.part + table.grade.astype("string").fillna("-")
-    folds = min(VALIDATION_FOLDS, int(kinds.value_counts().min()), table.photo.nunique())
-    if folds < 2:
-        raise MTLError("too few photographs to carve a validation split from: each part and each grade needs at least two")
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    _, chosen = next(splitter.split(table, kinds, groups=table.photo))
-    return np.isin(np.arange(len(table)), chosen)
+    folds = min(VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in TASK_PARTS.values()))
+    if folds >= 2:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")  # a tiny set need not have every grade on both sides
+            for _, chosen in splitter.split(table, kinds, groups=table.photo):
+                validates = np.isin(np.arange(len(table)), chosen)
+                if table.part[validates].nunique() == table.part[~validates].nunique() == len(TASK_PARTS):
+                    return validates
+    raise MTLError("too few photographs to carve a validation split from: each part needs at least two for training")
 
 
 def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:

@@ -1,0 +1,153 @@
+"""The command `mtl`. Each sub-command imports what it needs when it runs, so that `mtl --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtl_utils.errors import DataError, MTLError
+
+app = typer.Typer(
+    name="mtl",
+    help="Multi-task learning for diabetic retinopathy: the course's command line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Check, draw and prepare data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder that holds IDRiD's parts A and B.")]
+
+
+def _bar() -> bool:
+    """Show progress bars only to a person: in a log file every step would be a line of its own."""
+    return sys.stderr.isatty()
+
+
+@data_app.command("check")
+def data_check(path: DataPath) -> None:
+    """Read every file of IDRiD and tell what is there, what is wrong, and which photographs are there twice.
+
+    Exit status 0 if all is well, 2 if something is wrong.
+    """
+    from mtl_utils.data.check import check_idrid
+
+    report = check_idrid(path, progress=_bar())
+    typer.echo(report.text())
+    if report.problems:
+        raise DataError(f"{path} is not a whole IDRiD: {len(report.problems)} problem(s), listed above.")
+
+
+@data_app.command("synthetic")
+def data_synthetic(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to write; it must not exist yet.")],
+    size: Annotated[int, typer.Option(help="Height of the photographs in pixels.")] = 512,
+    seed: Annotated[int, typer.Option(help="Another seed draws other eyes.")] = 0,
+) -> None:
+    """Draw a synthetic look-alike of IDRiD, in the official layout."""
+    from mtl_utils.data.synthetic import write_synthetic
+
+    root = write_synthetic(path, size=size, seed=seed, progress=_bar())
+    typer.echo(f"synthetic set in {root}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    path: DataPath,
+    size: Annotated[int, typer.Option(help="Side of the square pictures in pixels.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the copy. Default: in the course's cache.")] = None,
+) -> None:
+    """Make the working copy: small square pictures that load fast. A run that was stopped goes on where it was."""
+    from mtl_utils.data.prepare import prepare
+
+    copy = prepare(path, size=size, out=out, progress=_bar())
+    typer.echo(f"working copy of {len(copy)} photographs, {copy.size} x {copy.size} px, in {copy.folder}")
+
+
+@app.command("experiments")
+def experiments() -> None:
+    """List the named runs: the paper and table they belong to, what they do, and what data they need."""
+    from mtl_utils.experiments import EXPERIMENTS
+
+    width = max(map(len, EXPERIMENTS))
+    for name, entry in EXPERIMENTS.items():
+        typer.echo(f"{name:{width}}  {entry.paper}, {entry.table:8} {entry.about}; needs {entry.needs}")
+
+
+@app.command("train")
+def train(
+    name: Annotated[str, typer.Argument(help="One of 'mtl experiments'.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of IDRiD. Default: MTL_DATA, else the synthetic set.")] = None,
+    profile: Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")] = None,
+    seed: Annotated[int, typer.Option(help="Rules weights, split, order and augmentation.")] = 0,
+    encoder: Annotated[str | None, typer.Option(help="Any encoder of segmentation-models-pytorch.")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, bundled, none, or a file.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="clean or paper.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME-PROFILE-seedS.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    on_cpu: Annotated[bool, typer.Option("--on-cpu", help="Train a GPU's profile on a CPU all the same.")] = False,
+) -> None:
+    """Train a named run, judge it on the test split, and leave checkpoints and a record.
+
+    A run that was stopped goes on with --resume and ends as if it had never stopped.
+    """
+    from mtl_utils.data.prepare import prepare
+    from mtl_utils.experiments import experiment
+    from mtl_utils.records import make_record, write_record
+    from mtl_utils.runtime import check_profile, data_folder, default_device, device_name
+    from mtl_utils.training import fit
+
+    profile = check_profile(profile)
+    if profile in ("gpu", "paper") and default_device() == "cpu" and not on_cpu:
+        raise MTLError(f"profile {profile!r} takes a GPU and torch sees none: use --profile cpu, or --on-cpu for a run of many hours.")
+    given = {"encoder_name": encoder, "encoder_weights": weights, "protocol": protocol}
+    config = experiment(name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None})
+    out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
+    copy = prepare(data or data_folder(profile, progress=_bar()), config.copy_size, progress=_bar())
+    typer.echo(f"{name}: {config.encoder_name}, at most {config.epochs} epochs on {device_name(default_device())}, into {out}")
+    result = fit(config, copy, out, resume=resume)
+    record = make_record(result, copy)
+    path = write_record(record, out)
+    for metric in ("grading/accuracy", "grading/qwk", "segmentation/dice/EX", "segmentation/dice/OD", "segmentation/dice/mean"):
+        if metric in record:
+            typer.echo(f"{metric:24} {record[metric]:.3f}")
+    typer.echo(f"{record['data']}, protocol {record['protocol']}, test split; {result.seconds / 60:.1f} min; record: {path}")
+
+
+@app.command("results")
+def results(
+    folder: Annotated[Path | None, typer.Option(help="Folder of records. Default: those that come with the course.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Every record's settings and metrics as JSON.")] = False,
+) -> None:
+    """Show the recorded runs beside the papers' tables."""
+    import json
+
+    from mtl_utils.records import PAPER_TABLES, beside, load_records
+
+    records = load_records(folder)
+    if as_json:
+        flat = [{key: value for key, value in record.items() if not isinstance(value, list | dict)} for record in records]
+        typer.echo(json.dumps(flat, indent=1))
+        return
+    for title, table in PAPER_TABLES.items():
+        typer.echo(f"{title}\n{table.caption}\n\n{beside(records, title).to_string(na_rep='-')}\n")
+
+
+def main() -> None:
+    """Run the command; what the reader can put right becomes one message on stderr and exit status 2."""
+    # What Pillow warns of in a damaged file, we tell in words of our own.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        app()
+    except MTLError as error:
+        print(f"mtl: {error}", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that may not be read
+        print(f"mtl: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(2)

@@ -1,0 +1,85 @@
+"""The field of view: found in the dark and beside captions, cut out and put back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage import data
+
+from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
+from mtl_utils.errors import DataError
+
+
+def disc(height: int, width: int, centre: tuple[float, float], radius: float, colour=(180, 90, 40)) -> np.ndarray:
+    """A photograph of one lit circle."""
+    rows, columns = np.ogrid[:height, :width]
+    photograph = np.zeros((height, width, 3), np.uint8)
+    photograph[np.hypot(rows - centre[0], columns - centre[1]) <= radius] = colour
+    return photograph
+
+
+def box(fov: FieldOfView) -> tuple[int, int, int, int]:
+    return fov.top, fov.left, fov.bottom, fov.right
+
+
+def test_a_circle_wider_than_the_picture_is_found_like_idrid_s():
+    fov = field_of_view(disc(190, 286, (95, 140), 115))
+    assert box(fov) == (0, 140 - 115, 190, 140 + 115 + 1)
+    assert fov.side == 231
+
+
+@pytest.mark.parametrize("colour", [(255, 200, 150), (60, 20, 10), (25, 8, 4)])
+def test_dark_exposures_work_too(colour):
+    assert box(field_of_view(disc(200, 300, (100, 150), 80, colour))) == (20, 70, 181, 231)
+
+
+def test_a_caption_in_a_corner_and_noise_in_the_black_do_not_count():
+    photograph = disc(400, 600, (200, 300), 150)
+    photograph[5:20, 5:120] = 255
+    photograph += np.random.default_rng(0).integers(0, 8, photograph.shape, dtype=np.uint8)
+    assert box(field_of_view(photograph)) == pytest.approx((50, 150, 351, 451), abs=2)
+
+
+def test_a_large_photograph_is_found_to_within_a_few_pixels():
+    found = box(field_of_view(disc(1424, 2144, (700, 1000), 600)))
+    assert found == pytest.approx((100, 400, 1301, 1601), abs=2144 / 512)
+
+
+def test_a_real_photograph():
+    fov = field_of_view(data.retina())
+    assert 1300 < fov.side <= 1411
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((50, 60, 3), np.uint8), "almost"),
+        (np.full((50, 60), 200, np.uint8), "RGB"),
+        (np.ones((50, 60, 3), np.float32), "float32"),
+    ],
+)
+def test_what_is_no_photograph_gives_a_clear_message(picture, message):
+    with pytest.raises(DataError, match=message):
+        field_of_view(picture)
+
+
+def test_crop_square_by_hand():
+    array = np.arange(1, 13).reshape(3, 4)
+    square = crop_square(array, FieldOfView(top=1, left=0, bottom=2, right=3))
+    assert square.tolist() == [[0, 0, 0], [5, 6, 7], [0, 0, 0]]
+
+
+@given(st.data())
+def test_uncrop_is_the_inverse_of_crop_square(draw):
+    height, width = draw.draw(st.integers(2, 40)), draw.draw(st.integers(2, 40))
+    top, left = draw.draw(st.integers(0, height - 1)), draw.draw(st.integers(0, width - 1))
+    bottom, right = draw.draw(st.integers(top + 1, height)), draw.draw(st.integers(left + 1, width))
+    fov = FieldOfView(top, left, bottom, right)
+    array = np.random.default_rng(0).random((height, width, 2))
+    square = crop_square(array, fov)
+    assert square.shape == (fov.side, fov.side, 2)
+    expected = np.zeros_like(array)
+    expected[top:bottom, left:right] = array[top:bottom, left:right]
+    assert np.array_equal(uncrop(square, fov, (height, width)), expected)

@@ -1,0 +1,162 @@
+"""The two split protocols: what they promise, on a small hand-made table, on the synthetic set and on the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtl_utils.data.duplicates import link_photographs, thumbnails
+from mtl_utils.data.idrid import read_idrid
+from mtl_utils.data.splits import CONFLICT, LEAK, PROTOCOLS, REPEAT, ROLES, TASK_PARTS, split
+from mtl_utils.errors import MTLError
+
+
+@pytest.fixture(scope="module")
+def synthetic_table(synthetic_root: Path) -> pd.DataFrame:
+    table = read_idrid(synthetic_root)
+    return link_photographs(table, thumbnails(table.image, progress=False))
+
+
+@pytest.fixture(scope="module")
+def real_table(real_idrid: Path) -> pd.DataFrame:
+    table = read_idrid(real_idrid)
+    return link_photographs(table, thumbnails(table.image, progress=False))
+
+
+@pytest.fixture(params=["synthetic_table", "real_table"])
+def table(request: pytest.FixtureRequest) -> pd.DataFrame:
+    return request.getfixturevalue(request.param)
+
+
+def photos(table: pd.DataFrame, roles: str | tuple[str, ...], seed: int = 0) -> set[str]:
+    """The photographs that have one of these roles in any task, under the clean protocol."""
+    made = split(table, seed=seed)
+    roles = (roles,) if isinstance(roles, str) else roles
+    return {photo for role in roles for task in TASK_PARTS for photo in table.photo.iloc[made.rows(role, task)]}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_clean_has_no_photograph_on_two_sides_of_any_task(table, seed):
+    train, val, test = (photos(table, role, seed) for role in ROLES)
+    assert train and val and test
+    assert not train & val and not train & test and not val & test
+
+
+def test_clean_keeps_the_official_test_splits_whole(table):
+    made = split(table)
+    for task, part in TASK_PARTS.items():
+        official = np.flatnonzero((table.part == part) & (table.split == "test"))
+        assert made.rows("test", task).tolist() == official.tolist()
+
+
+def test_every_photograph_has_one_role_or_a_reason(table):
+    made = split(table)
+    rows = np.concatenate([made.rows(role, task) for role in ROLES for task in TASK_PARTS])
+    assert len(rows) == len(set(rows)) == len(table) - len(made.dropped)
+    dropped = table.iloc[sorted(set(range(len(table))) - set(rows))]
+    keys = ["part", "split", "name"]
+    assert made.dropped[keys].to_numpy().tolist() == dropped[keys].to_numpy().tolist()
+    assert set(made.dropped.split) == {"train"}
+    assert set(made.dropped.reason) <= {LEAK, CONFLICT, REPEAT}
+
+
+def test_the_reasons_hold(table):
+    dropped = split(table).dropped.merge(table, on=["part", "split", "name"])
+    for row in dropped.itertuples():
+        same = table[(table.photo == row.photo) & (table.name != row.name)]
+        inside = same[(same.part == row.part) & (same.split == "train")]
+        if row.reason == LEAK:
+            assert (table[table.photo == row.photo].split == "test").any()
+        elif row.reason == CONFLICT:
+            assert ((inside.grade != row.grade) | (inside.dme != row.dme)).any()
+        else:
+            assert (inside.grade == row.grade).all() and (inside.dme == row.dme).all()
+
+
+def test_no_photograph_is_learned_with_two_labels_or_twice(table):
+    made = split(table)
+    for task in TASK_PARTS:
+        learned = table.iloc[np.concatenate([made.rows("train", task), made.rows("val", task)])]
+        assert learned.photo.is_unique
+
+
+def test_the_seed_decides_and_nothing_else(table):
+    first, again, other = split(table, seed=3), split(table, seed=3), split(table, seed=4)
+    assert np.array_equal(first.roles, again.roles)
+    assert not np.array_equal(first.roles, other.roles)
+    assert np.array_equal(first.roles == "test", other.roles == "test")
+    pd.testing.assert_frame_equal(first.dropped, other.dropped)
+
+
+def test_validation_holds_every_grade_in_proportion(real_table):
+    made = split(real_table)
+    counts = {role: real_table.grade.iloc[made.rows(role, "grading")].value_counts().sort_index() for role in ("train", "val")}
+    share = counts["val"] / (counts["train"] + counts["val"])
+    assert share.between(0.10, 0.25).all()
+    assert 7 <= len(made.rows("val", "segmentation")) <= 10
+
+
+def test_the_real_numbers(real_table):
+    """By hand from the known pairs: 15 + 1 leave part B's training for a test split, 3 part A's; of the five pairs inside part
+    B's training, A62 and A69 of part A's test take one each with both files, two conflict, one repeats."""
+    made = split(real_table)
+    counts = made.dropped.groupby(["part", "reason"]).size().to_dict()
+    assert counts == {("A", LEAK): 3, ("B", LEAK): 15 + 1 + 2, ("B", CONFLICT): 4, ("B", REPEAT): 1}
+    assert made.counts().loc["test"].to_dict() == {"grading": 103, "segmentation": 27}
+    assert made.counts().loc[["train", "val"]].sum().to_dict() == {"grading": 413 - 23, "segmentation": 54 - 3}
+
+
+def test_paper_is_the_official_split_as_printed(table):
+    made = split(table, "paper")
+    assert made.dropped.empty
+    for task, part in TASK_PARTS.items():
+        for role, printed in (("train", "train"), ("val", "test"), ("test", "test")):
+            official = np.flatnonzero((table.part == part) & (table.split == printed))
+            assert made.rows(role, task).tolist() == official.tolist()
+
+
+def test_paper_s_numbers_on_the_real_set(real_table):
+    assert split(real_table, "paper").counts().to_dict() == {
+        "grading": {"train": 413, "val": 103, "test": 103},
+        "segmentation": {"train": 54, "val": 27, "test": 27},
+    }
+
+
+def test_clean_by_hand():
+    rows = [("B", "train", f"B-{i}", i % 5, 0) for i in range(20)]
+    rows += [("A", "train", f"A-{i}", None, None) for i in range(4)]
+    rows += [
+        ("B", "train", "leak-in-b", 1, 0), ("A", "test", "leak-in-b", None, None),
+        ("A", "train", "leak-in-a", None, None), ("B", "test", "leak-in-a", 1, 0),
+        ("B", "train", "grades-differ", 1, 0), ("B", "train", "grades-differ", 2, 0),
+        ("B", "train", "risks-differ", 2, 0), ("B", "train", "risks-differ", 2, 1),
+        ("B", "train", "twice", 3, 0), ("B", "train", "twice", 3, 0),
+        ("A", "train", "in both", None, None), ("B", "train", "in both", 4, 0),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["part", "split", "photo", "grade", "dme"]).astype({"grade": "Int64", "dme": "Int64"})
+    table["name"] = [f"IDRiD_{i:02d}" for i in range(len(table))]
+    dropped = split(table).dropped.merge(table, on=["part", "split", "name"])
+    assert sorted(zip(dropped.photo, dropped.reason)) == sorted(
+        [("leak-in-b", LEAK), ("leak-in-a", LEAK), ("twice", REPEAT)]
+        + 2 * [("grades-differ", CONFLICT), ("risks-differ", CONFLICT)]
+    )
+
+
+def test_wrong_names_give_a_clear_message(synthetic_table):
+    with pytest.raises(MTLError, match="no protocol 'dirty'.*clean, paper"):
+        split(synthetic_table, "dirty")
+    for protocol in PROTOCOLS:
+        made = split(synthetic_table, protocol)
+        with pytest.raises(MTLError, match="Roles: train, val, test"):
+            made.rows("training", "grading")
+        with pytest.raises(MTLError, match="tasks: grading, segmentation"):
+            made.rows("train", "classification")
+
+
+def test_too_few_photographs_for_a_validation_split():
+    table = pd.DataFrame({"part": ["B"], "split": ["train"], "name": ["x"], "photo": ["x"], "grade": [1], "dme": [0]})
+    with pytest.raises(MTLError, match="too few photographs"):
+        split(table.astype({"grade": "Int64", "dme": "Int64"}))

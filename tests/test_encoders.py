@@ -1,0 +1,96 @@
+"""Encoder weights: the bundled ones are checked by what they see, the hub by what is said when it does not answer."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import skimage.data
+import timm
+import torch
+from torch.nn import functional as F
+
+from mtl_utils import encoders
+from mtl_utils.encoders import BUNDLED_ENCODER, bundled_classifier_state, create_encoder
+from mtl_utils.errors import HubError, MTLError
+
+PICTURES = {"chelsea": 285, "coffee": 967}  # ImageNet's 'Egyptian cat' and 'espresso'
+
+
+def centre(name: str, side: int = 224) -> torch.Tensor:
+    """The middle of one of scikit-image's pictures, float (1, 3, side, side) in [0, 1]."""
+    pixels = torch.from_numpy(np.moveaxis(getattr(skimage.data, name)().astype(np.float32) / 255, -1, 0))[None]
+    short = min(pixels.shape[-2:])
+    top, left = (pixels.shape[-2] - short) // 2, (pixels.shape[-1] - short) // 2
+    return F.interpolate(pixels[..., top : top + short, left : left + short], size=side, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    network = timm.create_model("tf_efficientnet_lite0")
+    network.load_state_dict(bundled_classifier_state(list(network.state_dict())))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@torch.no_grad()
+def test_bundled_weights_name_two_known_pictures(classifier, name):
+    assert classifier((centre(name) - 0.5) / 0.5).argmax().item() == PICTURES[name]
+
+
+@torch.no_grad()
+def test_bundled_encoder_sees_what_the_classifier_sees(classifier):
+    encoder = create_encoder(BUNDLED_ENCODER, "bundled")
+    assert (encoder.mean, encoder.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    picture = (centre("chelsea") - 0.5) / 0.5
+    deepest = classifier.blocks(classifier.bn1(classifier.conv_stem(picture)))  # what comes before the classifier's head
+    assert torch.allclose(encoder.network.eval()(picture)[-1], deepest, atol=1e-4)
+
+
+def test_bundled_weights_fit_one_encoder_only():
+    with pytest.raises(MTLError, match=BUNDLED_ENCODER):
+        create_encoder("resnet18", "bundled")
+
+
+@pytest.mark.parametrize("encoder_name", ["efficientnet-b0", "tu-resnet18"])
+def test_a_hub_out_of_reach_is_said_within_seconds(monkeypatch, tmp_path, encoder_name):
+    monkeypatch.setattr(encoders.hub, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(encoders.hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(HubError, match="bundled"):
+        create_encoder(encoder_name, "imagenet")
+    assert time.monotonic() - started < 20
+    assert not encoders.hub.HF_HUB_OFFLINE  # the switch is put back
+
+
+def test_weights_from_a_file(tmp_path):
+    trained = create_encoder("resnet18", None).network
+    torch.save(trained.state_dict(), tmp_path / "encoder.pt")
+    loaded = create_encoder("resnet18", tmp_path / "encoder.pt").network
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), loaded.state_dict().values(), strict=True))
+
+
+def test_weights_from_a_checkpoint_of_the_course(smoke_checkpoint):
+    encoder = create_encoder(BUNDLED_ENCODER, smoke_checkpoint).network
+    saved = torch.load(smoke_checkpoint, weights_only=True)["state_dict"]
+    assert torch.equal(encoder.state_dict()["model.conv_stem.weight"], saved["network.encoder.model.conv_stem.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "no weights file"), (b"half a file", "cannot be loaded|can be loaded"), ({"a": torch.zeros(1)}, "not those of")]
+)
+def test_wrong_weights_files(tmp_path, content, said):
+    path = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(MTLError, match=said):
+        create_encoder("resnet18", path)
+
+
+def test_an_unknown_encoder_is_named():
+    with pytest.raises(MTLError, match="efficientnet-z9"):
+        create_encoder("efficientnet-z9", None)

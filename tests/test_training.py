@@ -1,0 +1,236 @@
+"""Training: same seed, same numbers; a killed run goes on as if nothing had happened; damaged files are never taken for whole."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mtl_utils import cli
+from mtl_utils.data.splits import split
+from mtl_utils.errors import MTLError
+from mtl_utils.experiments import EXPERIMENTS, experiment
+from mtl_utils.records import load_records, make_record, write_record
+from mtl_utils.systems.shared_encoder import SharedEncoder
+from mtl_utils.training import BEST_LOSS, FundusData, Scores, evaluate, fit, load_config, load_model
+
+
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def same_history(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    return a.drop(columns="seconds").equals(b.drop(columns="seconds"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(synthetic_copy, tmp_path_factory):
+    """Three smoke epochs of the multi-task network, in one go."""
+    config = experiment("shared-lambda-0.1", "smoke", epochs=3)
+    return fit(config, synthetic_copy, tmp_path_factory.mktemp("undisturbed"), progress=False)
+
+
+def test_two_smoke_runs_give_identical_metrics(undisturbed, synthetic_copy, tmp_path):
+    again = fit(undisturbed.config, synthetic_copy, tmp_path, progress=False)
+    assert same_history(undisturbed.history, again.history)
+    first, second = (evaluate(run.checkpoint(), synthetic_copy).compute(20) for run in (undisturbed, again))
+    assert first == second
+
+
+def test_another_seed_gives_other_numbers(undisturbed, synthetic_copy, tmp_path):
+    other = fit(replace(undisturbed.config, seed=1, epochs=1), synthetic_copy, tmp_path, progress=False)
+    assert other.history["train/loss"][0] != undisturbed.history["train/loss"][0]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, tmp_path):
+    """A real SIGKILL, in the middle of the second epoch; no global state survives it."""
+    code = f"""
+        import os, signal
+        from mtl_utils.data.prepare import WorkingCopy
+        from mtl_utils.experiments import experiment
+        from mtl_utils.training import MultiTaskModule, fit
+
+        step = MultiTaskModule.training_step
+        def until_killed(self, batch, batch_idx):
+            if self.current_epoch == 1 and batch_idx == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch, batch_idx)
+        MultiTaskModule.training_step = until_killed
+        config = experiment("shared-lambda-0.1", "smoke", epochs=3)
+        fit(config, WorkingCopy.open({str(synthetic_copy.folder)!r}), {str(tmp_path)!r}, progress=False)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = fit(undisturbed.config, synthetic_copy, tmp_path, resume=True, progress=False)
+    assert same_history(undisturbed.history, resumed.history)
+    for which in ("last", "best-loss", "best-accuracy"):
+        one, other = weights_of(undisturbed.checkpoint(which)), weights_of(resumed.checkpoint(which))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(undisturbed, synthetic_copy):
+    before = undisturbed.checkpoint("last").read_bytes()
+    with pytest.raises(MTLError, match="--resume"):
+        fit(undisturbed.config, synthetic_copy, undisturbed.folder, progress=False)
+    with pytest.raises(MTLError, match="another configuration"):
+        fit(replace(undisturbed.config, seed=9), synthetic_copy, undisturbed.folder, resume=True, progress=False)
+    assert undisturbed.checkpoint("last").read_bytes() == before
+
+
+def test_the_two_best_checkpoints_are_the_best_of_the_history(undisturbed):
+    history = undisturbed.history
+    for which, column, best in ((BEST_LOSS, "val/loss", "argmin"), ("best-accuracy", "val/accuracy", "argmax")):
+        epoch = torch.load(undisturbed.checkpoint(which), weights_only=True)["epoch"]
+        assert epoch == getattr(history[column].to_numpy(), best)()
+
+
+def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
+    # A learning rate of zero never lowers the loss after the first epoch (batch norm statistics still move it up or down a
+    # little, so patience counts from the best epoch).
+    config = experiment("grading-only", "smoke", epochs=12, patience=2, learning_rate=0.0, steps_per_epoch=1)
+    history = fit(config, synthetic_copy, tmp_path, progress=False).history
+    best = int(history["val/loss"].argmin())
+    assert len(history) == min(12, best + 1 + 2)
+
+
+def test_damaged_checkpoints_are_refused(undisturbed, tmp_path):
+    half = tmp_path / "half.ckpt"
+    half.write_bytes(undisturbed.checkpoint("last").read_bytes()[:100_000])
+    for path, said in ((half, "damaged"), (tmp_path / "none.ckpt", "no checkpoint")):
+        with pytest.raises(MTLError, match=said):
+            load_model(path)
+
+
+def test_a_checkpoint_knows_its_configuration(undisturbed):
+    network, config = load_model(undisturbed.checkpoint("last"), device="cpu")
+    assert config == undisturbed.config == load_config(undisturbed.checkpoint("last"))
+    assert not network.training
+
+
+@pytest.mark.parametrize("name", ["grading-only", "segmentation-only"])
+def test_single_task_runs(name, synthetic_copy, tmp_path):
+    result = fit(experiment(name, "smoke", epochs=1), synthetic_copy, tmp_path / "run", progress=False)
+    task = name.removesuffix("-only")
+    record = make_record(result, synthetic_copy)
+    write_record(record, tmp_path)
+    (loaded,) = load_records(tmp_path)
+    assert {key.split("/")[0] for key in loaded if "/" in key} == {task}
+    assert (loaded["experiment"], loaded["protocol"], loaded["data"]) == (name, "clean", "synthetic set")
+    assert loaded["photographs"][task]["test"] == {"grading": 10, "segmentation": 3}[task]
+    if task == "grading":
+        assert np.sum(loaded["confusion"]) == 10
+        right = np.trace(loaded["confusion"]) / 10
+        assert loaded["grading/accuracy"] == pytest.approx(right)
+
+
+def test_scores_agree_with_a_plain_loop(undisturbed, synthetic_copy):
+    """`evaluate` against the most naive way to the same accuracy and pooled Dice, in float32 as `Scores` sees it."""
+    network, config = load_model(undisturbed.checkpoint(), device="cpu")
+    data = FundusData(config, synthetic_copy, split(synthetic_copy.table))
+    scores = Scores(config.tasks)
+    right, total, both, sizes = 0, 0, 0.0, 0.0
+    with torch.no_grad():
+        for batch in data.evaluation_loader("grading", "test"):
+            logits = network(batch["image"])["grading"]
+            scores.update("grading", logits, batch)
+            right, total = right + (logits.argmax(1) == batch["grade"]).sum().item(), total + len(logits)
+        for batch in data.evaluation_loader("segmentation", "test"):
+            logits = network(batch["image"])["segmentation"]
+            scores.update("segmentation", logits, batch)
+            predicted, true = logits[:, 4] > 0, batch["mask"][:, 4] > 0
+            both, sizes = both + (predicted & true).sum().item(), sizes + predicted.sum().item() + true.sum().item()
+    metrics = scores.compute()
+    assert metrics["grading/accuracy"] == pytest.approx(right / total)
+    # Scores are counted in a thousand steps: pixels within half a step of 0.5 may fall on either side.
+    assert metrics["segmentation/dice/OD"] == pytest.approx(2 * both / sizes, abs=0.02)
+
+
+def test_the_named_runs_of_the_report():
+    lambdas = {name: entry.config.lambda_cls for name, entry in EXPERIMENTS.items() if name.startswith("shared")}
+    assert lambdas == {
+        "shared-lambda-0.1": 0.1, "shared-lambda-1": 1.0, "shared-lambda-10": 10.0,
+        "shared-lambda-0.1-noaug": 0.1, "shared-lambda-1-noaug": 1.0,
+    }  # fmt: skip
+    paper = experiment("shared-lambda-0.1", "paper")
+    assert (paper.encoder_name, paper.epochs, paper.patience, paper.protocol) == ("efficientnet-b0", 50, 10, "paper")
+    for wrong in ({"name": "nothing"}, {"name": "grading-only", "lamda": 1}, {"name": "grading-only", "grading_size": 100}):
+        with pytest.raises(MTLError):
+            experiment(profile="smoke", **wrong)
+
+
+def test_one_class_three_networks():
+    both = SharedEncoder("resnet18", None)
+    grading, segmentation = SharedEncoder("resnet18", None, ("grading",)), SharedEncoder("resnet18", None, ("segmentation",))
+
+    def parameters(network: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    # The shared encoder is counted once: both = grading + segmentation - encoder.
+    assert parameters(both) == parameters(grading) + parameters(segmentation) - parameters(both.encoder)
+    assert set(grading(torch.rand(1, 3, 64, 64))) == {"grading"}
+    with pytest.raises(MTLError):
+        SharedEncoder("resnet18", None, ())
+
+
+@pytest.mark.parametrize("encoder_name", ["resnet18", "vgg16_bn", "efficientnet-b0", "tu-tf_efficientnet_lite0"])
+@pytest.mark.parametrize("size", [64, 160])
+def test_any_encoder_any_size(encoder_name, size):
+    network = SharedEncoder(encoder_name, None).eval()
+    with torch.no_grad():
+        logits = network(torch.rand(2, 3, size, size))
+    assert logits["grading"].shape == (2, 5)
+    assert logits["segmentation"].shape == (2, 5, size, size)
+
+
+def mtl(monkeypatch, *arguments: str) -> int:
+    """The command in this process: exit status as the shell would see it."""
+    monkeypatch.setattr(sys, "argv", ["mtl", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+def test_mtl_train_leaves_a_record(monkeypatch, tmp_path, capsys):
+    assert mtl(monkeypatch, "train", "grading-only", "--profile", "smoke", "--out", str(tmp_path)) == 0
+    (record,) = load_records(tmp_path)
+    assert record["seconds"] > 0
+    assert f"{record['grading/accuracy']:.3f}" in capsys.readouterr().out
+    assert mtl(monkeypatch, "results", "--folder", str(tmp_path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["grading/accuracy"] == record["grading/accuracy"]
+    assert mtl(monkeypatch, "train", "grading-only", "--profile", "smoke", "--out", str(tmp_path)) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "everything"), "shared-lambda-0.1"),
+        (("train", "grading-only", "--data", "nowhere", "--profile", "smoke"), "nowhere"),
+        (("train", "grading-only", "--profile", "turbo"), "turbo"),
+        (("train", "grading-only", "--profile", "smoke", "--encoder", "resnet18"), "bundled"),
+        pytest.param(
+            ("train", "grading-only", "--profile", "gpu"),
+            "--profile cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="asked back only where there is no GPU"),
+        ),
+    ],
+)
+def test_mtl_train_refuses_nonsense(monkeypatch, tmp_path, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert mtl(monkeypatch, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_experiments_are_listed(monkeypatch, capsys):
+    assert mtl(monkeypatch, "experiments") == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in EXPERIMENTS)

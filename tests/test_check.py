@@ -1,8 +1,9 @@
-"""`check_idrid`: the counts, and every way in which a copy can be broken. Each problem names its file and a remedy."""
+"""`check_idrid`: the counts, and the ways in which a copy can be broken. Each problem names its file."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -16,7 +17,15 @@ from PIL import Image
 from mtl_utils.cli import main
 from mtl_utils.data.check import Report, check_idrid
 from mtl_utils.data.duplicates import conflicting, pairs_between
-from mtl_utils.data.idrid import IMAGE_FOLDER, LABEL_FILES, LABEL_FOLDER, LESION_FOLDERS, MASK_FOLDER, PART_FOLDERS, SPLIT_FOLDERS
+from mtl_utils.data.idrid import (
+    IMAGE_FOLDER,
+    LABEL_FILES,
+    LABEL_FOLDER,
+    LESION_FOLDERS,
+    MASK_FOLDER,
+    PART_FOLDERS,
+    SPLIT_FOLDERS,
+)
 from mtl_utils.lesions import LESIONS
 
 A, B = PART_FOLDERS.values()
@@ -34,7 +43,9 @@ def report(synthetic_root: Path) -> Report:
     return check_idrid(synthetic_root, progress=False)
 
 
-def mtl(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+def mtl(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *words: object
+) -> tuple[int, str, str]:
     """Run the command in this process: exit status, stdout, stderr."""
     monkeypatch.setattr("sys.argv", ["mtl", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
@@ -42,7 +53,7 @@ def mtl(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *words: 
     return (stop.value.code or 0, *capsys.readouterr())
 
 
-# --- a whole copy ----------------------------------------------------------------------------------------------------
+# --- a whole copy -------------------------------------------------------------------------------------------
 
 
 def test_counts_of_the_synthetic_set(report, synthetic_root):
@@ -50,9 +61,14 @@ def test_counts_of_the_synthetic_set(report, synthetic_root):
     assert report.photographs().to_numpy().tolist() == [[6, 3], [20, 10]]
     for split in SPLIT_FOLDERS:
         folder = synthetic_root / A / MASK_FOLDER / SPLIT_FOLDERS[split]
-        assert report.masks()[split].to_dict() == {name: len(list((folder / LESION_FOLDERS[name]).iterdir())) for name in LESIONS}
+        assert report.masks()[split].to_dict() == {
+            name: len(list((folder / LESION_FOLDERS[name]).iterdir())) for name in LESIONS
+        }
         labels = pd.read_csv(synthetic_root / B / LABEL_FOLDER / LABEL_FILES[split])
-        assert report.grades()[split].to_dict() == labels["Retinopathy grade"].value_counts().reindex(range(5)).to_dict()
+        assert (
+            report.grades()[split].to_dict()
+            == labels["Retinopathy grade"].value_counts().reindex(range(5)).to_dict()
+        )
         assert report.dme_risks()[split].sum() == len(labels)
 
 
@@ -60,13 +76,19 @@ def test_equal_photographs_are_counted_as_they_were_drawn(report, synthetic_root
     note = json.loads((synthetic_root / "synthetic.json").read_text())
     eyes = {tuple(key.split("-")): eye for key, eye in note["eyes"].items()}
     shown = {
-        (part, split): {eye for (p, s, _), eye in eyes.items() if (p, s) == (part, split)} for part in "AB" for split in SPLIT_FOLDERS
+        (part, split): {eye for (p, s, _), eye in eyes.items() if (p, s) == (part, split)}
+        for part in "AB"
+        for split in SPLIT_FOLDERS
     }
     both = report.in_both_parts()
     for in_a in SPLIT_FOLDERS:
         for in_b in SPLIT_FOLDERS:
             assert both.loc[in_a, in_b] == len(shown["A", in_a] & shown["B", in_b])
-    twice = [eye for eye, times in Counter(eye for (part, *_), eye in eyes.items() if part == "B").items() if times == 2]
+    twice = [
+        eye
+        for eye, times in Counter(eye for (part, *_), eye in eyes.items() if part == "B").items()
+        if times == 2
+    ]
     pairs = report.duplicate_pairs("B")
     assert len(pairs) == len(twice) >= 2
     assert conflicting(pairs).sum() == len(note["labels_that_conflict"]) >= 1
@@ -76,7 +98,12 @@ def test_equal_photographs_are_counted_as_they_were_drawn(report, synthetic_root
 def test_the_report_is_readable_and_says_that_the_set_is_synthetic(report):
     text = report.text()
     assert text.startswith("SYNTHETIC set")
-    for numbers in ("6/3", "20/10", "/".join(map(str, report.grades().train)), "/".join(map(str, report.masks().test))):
+    for numbers in (
+        "6/3",
+        "20/10",
+        "/".join(map(str, report.grades().train)),
+        "/".join(map(str, report.masks().test)),
+    ):
         assert numbers in text
     assert "No problem found" in text
     assert all(len(line) < 100 for line in text.splitlines()[1:])
@@ -84,15 +111,19 @@ def test_the_report_is_readable_and_says_that_the_set_is_synthetic(report):
 
 def test_a_photograph_that_part_b_holds_twice_counts_once():
     columns = ["part", "split", "name", "photo", "grade", "dme"]
-    rows = [("A", "test", "IDRiD_62", "p", None, None), ("B", "train", "IDRiD_073", "p", 2, 1), ("B", "train", "IDRiD_375", "p", 2, 1)]
+    rows = [
+        ("A", "test", "IDRiD_62", "p", None, None),
+        ("B", "train", "IDRiD_073", "p", 2, 1),
+        ("B", "train", "IDRiD_375", "p", 2, 1),
+    ]
     table = pd.DataFrame(rows, columns=columns).astype({"grade": "Int64", "dme": "Int64"})
     report = Report(Path("x"), False, table.assign(**dict.fromkeys(LESIONS)), [])
     assert report.in_both_parts().loc["test"].tolist() == [1, 0]
     assert len(report.duplicate_pairs("B")) == 1
-    assert "photographs in both parts                         1\n" in report.text()
+    assert re.search(r"photographs in both parts +1\n", report.text())
 
 
-# --- broken copies ---------------------------------------------------------------------------------------------------
+# --- broken copies ------------------------------------------------------------------------------------------
 
 
 def photograph(root: Path, part: str, name: str) -> Path:
@@ -154,32 +185,57 @@ BREAKS = {
     "truncated JPEG": lambda root: [cut(photograph(root, B, "IDRiD_004")), "half copied"],
     "JPEG short of its last bytes": lambda root: [cut(photograph(root, A, "IDRiD_02"), 0.97), "half copied"],
     "empty JPEG": lambda root: [cut(photograph(root, B, "IDRiD_004"), 0), "half copied"],
-    "black photograph": lambda root: [save_mask(photograph(root, B, "IDRiD_004"), np.zeros((192, 289))), "no field of view"],
+    "black photograph": lambda root: [
+        save_mask(photograph(root, B, "IDRiD_004"), np.zeros((192, 289))),
+        "no field of view",
+    ],
     "truncated mask": lambda root: [cut(mask(root, "IDRiD_02", "EX")), "half copied"],
     "mask short of its last bytes": lambda root: [cut(mask(root, "IDRiD_02", "EX"), 0.9), "half copied"],
     "mask of another size": lambda root: [
-        save_mask(mask(root, "IDRiD_01", "MA"), np.eye(100, 50)), "50 x 100 pixels", "IDRiD_01.jpg 289 x 192",
+        save_mask(mask(root, "IDRiD_01", "MA"), np.eye(100, 50)),
+        "50 x 100 pixels",
+        "IDRiD_01.jpg 289 x 192",
     ],
-    "empty mask": lambda root: [save_mask(mask(root, "IDRiD_01", "OD"), np.zeros((192, 289))), "nothing is drawn"],
+    "empty mask": lambda root: [
+        save_mask(mask(root, "IDRiD_01", "OD"), np.zeros((192, 289))),
+        "nothing is drawn",
+    ],
     "full mask": lambda root: [save_mask(mask(root, "IDRiD_01", "OD"), np.ones((192, 289))), "whole picture"],
     "photograph as mask": lambda root: [
-        save_mask(mask(root, "IDRiD_01", "EX"), np.arange(192 * 289).reshape(192, 289) % 200), "holds 200 values",
+        save_mask(mask(root, "IDRiD_01", "EX"), np.arange(192 * 289).reshape(192, 289) % 200),
+        "holds 200 values",
     ],
     "grade of 7": lambda root: [*grade_of_seven(root), "grade '7'", "expected one of 0, 1, 2, 3, 4"],
-    "CSV row without its image": lambda root: [unlink(photograph(root, B, "IDRiD_007")).stem, labels(root), "has no photograph"],
-    "image without a CSV row": lambda root: [
-        edit_labels(root, "IDRiD_007,", "IDRiD_777,"), photograph(root, B, "IDRiD_007"), "without a row", "IDRiD_777",
+    "CSV row without its image": lambda root: [
+        unlink(photograph(root, B, "IDRiD_007")).stem,
+        labels(root),
+        "has no photograph",
     ],
-    "name twice": lambda root: [edit_labels(root, "IDRiD_007,", "IDRiD_008,"), "IDRiD_008 stands there twice"],
-    "mask without its photograph": lambda root: [unlink(photograph(root, A, "IDRiD_03")).stem, mask(root, "IDRiD_03", "OD")],
+    "image without a CSV row": lambda root: [
+        edit_labels(root, "IDRiD_007,", "IDRiD_777,"),
+        photograph(root, B, "IDRiD_007"),
+        "without a row",
+        "IDRiD_777",
+    ],
+    "name twice": lambda root: [
+        edit_labels(root, "IDRiD_007,", "IDRiD_008,"),
+        "IDRiD_008 stands there twice",
+    ],
+    "mask without its photograph": lambda root: [
+        unlink(photograph(root, A, "IDRiD_03")).stem,
+        mask(root, "IDRiD_03", "OD"),
+    ],
     "part A absent": lambda root: [remove(root / A), "part A is absent"],
     "part B absent": lambda root: [remove(root / B), "part B is absent"],
     "a mask folder absent": lambda root: [remove(mask(root, "IDRiD_01", "SE").parent), "no masks there"],
-    "a photograph folder absent": lambda root: [remove(photograph(root, B, "x").parent), "no photographs there"],
+    "a photograph folder absent": lambda root: [
+        remove(photograph(root, B, "x").parent),
+        "no photographs there",
+    ],
     "CSV absent": lambda root: [unlink(labels(root)), "missing"],
     "empty CSV": lambda root: [write(labels(root), ""), "not a readable CSV"],
     "CSV with odd columns": lambda root: [write(labels(root), "a,b\n1,2\n"), "no column 'image...'"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS.keys())
@@ -194,15 +250,16 @@ def test_a_broken_copy_exits_2_and_names_the_file(root, capsys, monkeypatch, bre
 
 def test_nothing_is_lost_when_many_things_are_wrong(root):
     compatible = (
-        "truncated JPEG", "truncated mask", "mask of another size", "empty mask", "photograph as mask", "grade of 7",
-        "CSV row without its image", "mask without its photograph",
+        "truncated JPEG", "JPEG short of its last bytes", "truncated mask", "mask of another size",
+        "empty mask", "photograph as mask", "grade of 7", "CSV row without its image",
+        "mask without its photograph",
     )  # fmt: skip
     words = [str(word) for name in compatible for word in BREAKS[name](root)]
     report = check_idrid(root, progress=False)
     text = "\n".join(report.problems)
     assert [word for word in words if word not in text] == []
     assert len(report.problems) == len(set(report.problems))
-    # What is left is still counted: one photograph of each part is gone, the truncated one is there.
+    # What is left is still counted: one photograph of each part is gone, the truncated ones are there.
     assert report.photographs().train.tolist() == [5, 19]
     assert report.grades().train.sum() == 18
 
@@ -213,7 +270,7 @@ def test_a_whole_copy_exits_0(root, capsys, monkeypatch):
     assert "No problem found" in out
 
 
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "is not a folder"), ("idrid.zip", "unpack it first")])
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "not a folder"), ("idrid.zip", "unpack it first")])
 def test_a_path_that_is_no_folder_exits_2(tmp_path, capsys, monkeypatch, name, message):
     (tmp_path / "idrid.zip").write_bytes(b"PK\3\4")
     code, out, err = mtl(capsys, monkeypatch, "data", "check", tmp_path / name)
@@ -225,7 +282,7 @@ def test_a_synthetic_set_one_folder_deeper_is_still_called_synthetic(root):
     assert check_idrid(root.parent, progress=False).synthetic
 
 
-# --- the real IDRiD --------------------------------------------------------------------------------------------------
+# --- the real IDRiD -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +300,15 @@ def test_counts_of_the_real_idrid(real_report):
     assert real_report.masks().to_numpy().T.tolist() == [[54, 53, 54, 26, 54], [27, 27, 27, 14, 27]]
     assert real_report.in_both_parts().to_numpy().tolist() == [[42, 3], [15, 0]]
     text = real_report.text()
-    for numbers in ("54/27", "413/103", "134/20/136/74/49", "34/5/32/19/13", "54/53/54/26/54", "27/27/27/14/27", "15 + 3"):
+    for numbers in (
+        "54/27",
+        "413/103",
+        "134/20/136/74/49",
+        "34/5/32/19/13",
+        "54/53/54/26/54",
+        "27/27/27/14/27",
+        "15 + 3",
+    ):
         assert numbers in text
 
 
@@ -257,8 +322,13 @@ def facts(real_idrid: Path, name: str) -> pd.DataFrame:
 def test_the_pairs_inside_part_b_are_the_known_ones(real_report, real_idrid):
     known = facts(real_idrid, "grading_exact_duplicates.csv")
     pairs = real_report.duplicate_pairs("B")
-    found = {frozenset([(row.split_left, row.name_left), (row.split_right, row.name_right)]) for row in pairs.itertuples()}
-    assert found == {frozenset([(row.split_a, row.name_a), (row.split_b, row.name_b)]) for row in known.itertuples()}
+    found = {
+        frozenset([(row.split_left, row.name_left), (row.split_right, row.name_right)])
+        for row in pairs.itertuples()
+    }
+    assert found == {
+        frozenset([(row.split_a, row.name_a), (row.split_b, row.name_b)]) for row in known.itertuples()
+    }
     differ = (known.grade_a != known.grade_b) | (known.dme_a != known.dme_b)
     assert conflicting(pairs).sum() == differ.sum() == 4
     assert (pairs.split_left != pairs.split_right).sum() == (known.split_a != known.split_b).sum() == 1
@@ -266,9 +336,13 @@ def test_the_pairs_inside_part_b_are_the_known_ones(real_report, real_idrid):
 
 def test_the_photographs_in_both_parts_are_the_known_ones(real_report, real_idrid):
     known = facts(real_idrid, "segmentation_to_grading_match.csv")
-    wanted = {((row.seg_split, row.seg_name), (row.grading_split, row.grading_name)) for row in known.itertuples()}
+    wanted = {
+        ((row.seg_split, row.seg_name), (row.grading_split, row.grading_name)) for row in known.itertuples()
+    }
     pairs = pairs_between(real_report.table, "A", "B")
-    found = {((row.split_left, row.name_left), (row.split_right, row.name_right)) for row in pairs.itertuples()}
+    found = {
+        ((row.split_left, row.name_left), (row.split_right, row.name_right)) for row in pairs.itertuples()
+    }
     # The list names one file of part B per photograph; where part B holds it twice we find both.
     twice = real_report.duplicate_pairs("B")
     other = {}

@@ -1,4 +1,4 @@
-"""Equal photographs are found by their looks: on hand-made thumbnails, and on the synthetic set, whose eyes are known."""
+"""Equal photographs are found by their looks: on hand-made thumbnails, and on eyes that are known."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ def test_rms_differences_by_hand():
 
 def test_rms_differences_of_equal_pictures_stay_near_zero():
     thumbs = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype(np.float32)
-    assert rms_differences(np.concatenate([thumbs, thumbs])).max() < 1e-3  # no cancellation below the square root
+    assert (
+        rms_differences(np.concatenate([thumbs, thumbs])).max() < 1e-3
+    )  # no cancellation below the square root
 
 
 def test_link_photographs_by_hand():
     # 0 and 2 are alike, 2 and 3 too, so all three are one photograph though 0 and 3 differ by more.
-    thumbs = np.array([0.0, 50.0, 0.9 * SAME_BELOW, 1.8 * SAME_BELOW, 53.0])[:, None, None, None] * np.ones((1, 4, 6, 3))
+    thumbs = np.array([0.0, 50.0, 0.9 * SAME_BELOW, 1.8 * SAME_BELOW, 53.0])[:, None, None, None] * np.ones(
+        (1, 4, 6, 3)
+    )
     table = small_table(*[("B", "train", f"B-{i}", 0) for i in range(5)])
     linked = link_photographs(table, thumbs)
     assert linked.photo.tolist() == ["B-0", "B-1", "B-0", "B-0", "B-4"]
@@ -74,7 +78,9 @@ def test_a_photograph_that_was_scaled_and_saved_again_is_the_same(tmp_path, scal
     size = round(photograph.width * scale), round(photograph.height * scale)
     photograph.save(tmp_path / "0.jpg", quality=95)
     photograph.resize(size, Image.Resampling.LANCZOS).save(tmp_path / "1.jpg", quality=quality)
-    photograph.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "2.jpg", quality=95)  # much alike, not the same
+    photograph.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(
+        tmp_path / "2.jpg", quality=95
+    )  # much alike, not the same
     differences = rms_differences(thumbnails(sorted(tmp_path.iterdir()), progress=False))
     assert differences[0, 1] < SAME_BELOW < differences[0, 2]
 

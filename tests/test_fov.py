@@ -12,7 +12,9 @@ from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
 from mtl_utils.errors import DataError
 
 
-def disc(height: int, width: int, centre: tuple[float, float], radius: float, colour=(180, 90, 40)) -> np.ndarray:
+def disc(
+    height: int, width: int, centre: tuple[float, float], radius: float, colour=(180, 90, 40)
+) -> np.ndarray:
     """A photograph of one lit circle."""
     rows, columns = np.ogrid[:height, :width]
     photograph = np.zeros((height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The reader of IDRiD: the official layout, its quirks, and the variants that mirrors and zip tools make of it."""
+"""The reader of IDRiD: the official layout, its quirks, and the variants that mirrors make of it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def root(synthetic_root: Path, tmp_path: Path) -> Path:
 
 def without_folders(table: pd.DataFrame) -> pd.DataFrame:
     """The table with file names instead of paths, to compare two copies."""
-    return table.assign(**{name: table[name].map(lambda path: path and Path(path).name) for name in ("image", *LESIONS)})
+    return table.assign(
+        **{name: table[name].map(lambda path: path and Path(path).name) for name in ("image", *LESIONS)}
+    )
 
 
-# --- the official layout ---------------------------------------------------------------------------------------------
+# --- the official layout ------------------------------------------------------------------------------------
 
 
 def test_the_table_has_one_row_per_photograph(synthetic_root):
@@ -68,7 +70,7 @@ def test_the_labels_are_those_of_the_csv(synthetic_root, split):
     assert table[["name", "grade", "dme"]].astype(str).to_numpy().tolist() == [row[:3] for row in rows[1:]]
 
 
-# --- variants --------------------------------------------------------------------------------------------------------
+# --- variants -----------------------------------------------------------------------------------------------
 
 
 def rename(root: Path, *steps: tuple[str, str]) -> Path:
@@ -78,7 +80,9 @@ def rename(root: Path, *steps: tuple[str, str]) -> Path:
 
 
 def lower_case_without_numbers(root: Path) -> Path:
-    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts)):
+    for folder in sorted(
+        (path for path in root.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts)
+    ):
         folder.rename(folder.with_name(folder.name.split(". ")[1].lower().replace(" ", "_")))
     return root
 
@@ -115,8 +119,14 @@ VARIANTS = {
         (f"{A}/{IMAGE_FOLDER}/{SPLIT_FOLDERS['train']}", f"{A}/{IMAGE_FOLDER}/train"),
         (f"{A}/{IMAGE_FOLDER}/{SPLIT_FOLDERS['test']}", f"{A}/{IMAGE_FOLDER}/test"),
         (f"{A}/{IMAGE_FOLDER}", f"{A}/Images"),
-        (f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['train']}/2. Haemorrhages", f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['train']}/HE"),
-        (f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['test']}/2. Haemorrhages", f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['test']}/Hemorrhages"),
+        (
+            f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['train']}/2. Haemorrhages",
+            f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['train']}/HE",
+        ),
+        (
+            f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['test']}/2. Haemorrhages",
+            f"{A}/{MASK_FOLDER}/{SPLIT_FOLDERS['test']}/Hemorrhages",
+        ),
         (f"{A}/{MASK_FOLDER}", f"{A}/Masks"),
         (f"{B}/{LABEL_FOLDER}/{LABEL_FILES['test']}", f"{B}/{LABEL_FOLDER}/test.csv"),
         (f"{B}/{LABEL_FOLDER}", f"{B}/Labels"),
@@ -134,12 +144,15 @@ def test_variants_of_the_layout_read_the_same(synthetic_root, root, variant):
     pd.testing.assert_frame_equal(without_folders(changed), without_folders(read_idrid(synthetic_root)))
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
+# --- labels -------------------------------------------------------------------------------------------------
 
 
 def test_odd_but_right_csvs_are_read(tmp_path):
     path = tmp_path / "train.csv"
-    path.write_text("\ufeff image NAME ,retinopathy grade,other,Risk of macular edema \r\n IDRiD_001 , 2.0,x, 1\r\n,,,\r\n", "utf-8")
+    path.write_text(
+        "\ufeff image NAME ,retinopathy grade,other,Risk of edema \r\n IDRiD_001 , 2.0,x, 1\r\n,,,\r\n",
+        "utf-8",
+    )
     table, problems = scan_labels(path)
     assert problems == []
     assert table.to_numpy().tolist() == [["IDRiD_001", 2, 1]]
@@ -148,7 +161,9 @@ def test_odd_but_right_csvs_are_read(tmp_path):
 @pytest.mark.parametrize("value", ["7", "-1", "1.5", "", "high"])
 def test_a_wrong_label_is_named_and_the_others_are_kept(tmp_path, value):
     path = tmp_path / "train.csv"
-    path.write_text(f"Image name,Retinopathy grade,Risk of macular edema\nIDRiD_001,{value},1\nIDRiD_002,3,2\n")
+    path.write_text(
+        f"Image name,Retinopathy grade,Risk of macular edema\nIDRiD_001,{value},1\nIDRiD_002,3,2\n"
+    )
     table, (problem,) = scan_labels(path)
     assert str(path) in problem and "IDRiD_001" in problem and "grade" in problem
     assert table.grade.isna().tolist() == [True, False]
@@ -179,7 +194,9 @@ def test_scan_keeps_every_photograph_and_read_refuses(root):
     table, problems = scan_idrid(root)
     assert len(table) == len(list(root.rglob("*.jpg")))
     assert table.grade.isna().sum() == 9 + 1  # part A, and the photograph that lost its row
-    assert any("IDRiD_099" in problem for problem in problems) and any("IDRiD_003.jpg" in problem for problem in problems)
+    assert any("IDRiD_099" in problem for problem in problems) and any(
+        "IDRiD_003.jpg" in problem for problem in problems
+    )
     with pytest.raises(DataError) as raised:
         read_idrid(root)
     assert raised.value.problems == problems
@@ -195,10 +212,13 @@ def test_a_root_that_is_no_folder(tmp_path, name):
 def test_an_empty_folder_lacks_both_parts(tmp_path):
     with pytest.raises(DataError) as raised:
         read_idrid(tmp_path)
-    assert [f"part {part} is absent" in problem for part, problem in zip("AB", raised.value.problems)] == [True, True]
+    assert [f"part {part} is absent" in problem for part, problem in zip("AB", raised.value.problems)] == [
+        True,
+        True,
+    ]
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- pictures -----------------------------------------------------------------------------------------------
 
 DRAWN = np.array([[0, 1, 0], [1, 1, 0]], bool)
 
@@ -243,7 +263,11 @@ def test_photographs_of_every_mode_come_as_rgb(tmp_path, mode):
 
 @pytest.mark.parametrize("read", [read_photograph, read_mask])
 def test_unreadable_files_are_named(tmp_path, read):
-    for content, message in ((None, "does not exist"), (b"", "no picture"), (b"no picture at all", "no picture")):
+    for content, message in (
+        (None, "does not exist"),
+        (b"", "no picture"),
+        (b"no picture at all", "no picture"),
+    ):
         path = tmp_path / "file.jpg"
         if content is not None:
             path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The two split protocols: what they promise, on a small hand-made table, on the synthetic set and on the real one."""
+"""The two split protocols: what they promise, by hand, on the synthetic set and on the real one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def photos(table: pd.DataFrame, roles: str | tuple[str, ...], seed: int = 0) -> 
     """The photographs that have one of these roles in any task, under the clean protocol."""
     made = split(table, seed=seed)
     roles = (roles,) if isinstance(roles, str) else roles
-    return {photo for role in roles for task in TASK_PARTS for photo in table.photo.iloc[made.rows(role, task)]}
+    return {
+        photo for role in roles for task in TASK_PARTS for photo in table.photo.iloc[made.rows(role, task)]
+    }
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
@@ -93,20 +95,29 @@ def test_the_seed_decides_and_nothing_else(table):
 
 def test_validation_holds_every_grade_in_proportion(real_table):
     made = split(real_table)
-    counts = {role: real_table.grade.iloc[made.rows(role, "grading")].value_counts().sort_index() for role in ("train", "val")}
+    counts = {
+        role: real_table.grade.iloc[made.rows(role, "grading")].value_counts().sort_index()
+        for role in ("train", "val")
+    }
     share = counts["val"] / (counts["train"] + counts["val"])
     assert share.between(0.10, 0.25).all()
     assert 7 <= len(made.rows("val", "segmentation")) <= 10
 
 
 def test_the_real_numbers(real_table):
-    """By hand from the known pairs: 15 + 1 leave part B's training for a test split, 3 part A's; of the five pairs inside part
-    B's training, A62 and A69 of part A's test take one each with both files, two conflict, one repeats."""
+    """By hand from the known pairs.
+
+    15 of part A's test are in part B's training, two of them twice (A62, A69), and one of part B's test is:
+    18 leaks in B. That leaves three of the five pairs inside part B's training: two conflict, one repeats.
+    """
     made = split(real_table)
     counts = made.dropped.groupby(["part", "reason"]).size().to_dict()
     assert counts == {("A", LEAK): 3, ("B", LEAK): 15 + 1 + 2, ("B", CONFLICT): 4, ("B", REPEAT): 1}
     assert made.counts().loc["test"].to_dict() == {"grading": 103, "segmentation": 27}
-    assert made.counts().loc[["train", "val"]].sum().to_dict() == {"grading": 413 - 23, "segmentation": 54 - 3}
+    assert made.counts().loc[["train", "val"]].sum().to_dict() == {
+        "grading": 413 - 23,
+        "segmentation": 54 - 3,
+    }
 
 
 def test_paper_is_the_official_split_as_printed(table):
@@ -136,7 +147,9 @@ def test_clean_by_hand():
         ("B", "train", "twice", 3, 0), ("B", "train", "twice", 3, 0),
         ("A", "train", "in both", None, None), ("B", "train", "in both", 4, 0),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["part", "split", "photo", "grade", "dme"]).astype({"grade": "Int64", "dme": "Int64"})
+    table = pd.DataFrame(rows, columns=["part", "split", "photo", "grade", "dme"]).astype(
+        {"grade": "Int64", "dme": "Int64"}
+    )
     table["name"] = [f"IDRiD_{i:02d}" for i in range(len(table))]
     dropped = split(table).dropped.merge(table, on=["part", "split", "name"])
     assert sorted(zip(dropped.photo, dropped.reason)) == sorted(
@@ -146,7 +159,7 @@ def test_clean_by_hand():
 
 
 def test_wrong_names_give_a_clear_message(synthetic_table):
-    with pytest.raises(MTLError, match="no protocol 'dirty'.*clean, paper"):
+    with pytest.raises(MTLError, match=r"no protocol 'dirty'.*clean, paper"):
         split(synthetic_table, "dirty")
     for protocol in PROTOCOLS:
         made = split(synthetic_table, protocol)
@@ -157,6 +170,8 @@ def test_wrong_names_give_a_clear_message(synthetic_table):
 
 
 def test_too_few_photographs_for_a_validation_split():
-    table = pd.DataFrame({"part": ["B"], "split": ["train"], "name": ["x"], "photo": ["x"], "grade": [1], "dme": [0]})
+    table = pd.DataFrame(
+        {"part": ["B"], "split": ["train"], "name": ["x"], "photo": ["x"], "grade": [1], "dme": [0]}
+    )
     with pytest.raises(MTLError, match="too few photographs"):
         split(table.astype({"grade": "Int64", "dme": "Int64"}))

@@ -1,5 +1,5 @@
-"""Is a copy of IDRiD whole, and what is in it? Every file is opened and read to its end, and nothing stops at the first
-problem.
+"""Is a copy of IDRiD whole, and what is in it? Every file is opened and read to its end, and nothing stops at
+the first problem.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class Report:
     Attributes:
         root: the folder that was checked.
         synthetic: it was drawn by this course.
-        table: a row for every photograph that is there, as from `scan_idrid`; equal photographs share `photo`.
-        problems: one line for each thing that is wrong, naming the file and what to do. Empty: the copy is whole.
+        table: a row for every photograph that is there, as from `scan_idrid`; equal photographs share
+            `photo`.
+        problems: one line for each thing that is wrong, naming the file and what to do. Empty: the copy is
+            whole.
     """
 
     root: Path
@@ -78,9 +80,15 @@ class Report:
     def text(self) -> str:
         """The report for people: a few lines of plain words and numbers, then the problems."""
         kind = "SYNTHETIC set, drawn by this course, in the layout of IDRiD" if self.synthetic else "IDRiD"
-        lines = [f"{kind}: {self.root}", "", *(f"{left:<52}{right}".rstrip() for left, right in self._lines())]
+        lines = [
+            f"{kind}: {self.root}",
+            "",
+            *(f"{left:<54}{right}".rstrip() for left, right in self._lines()),
+        ]
         if self.problems:
-            return "\n".join([*lines, "", f"Problems ({len(self.problems)}):", *(f"  - {line}" for line in self.problems)])
+            return "\n".join(
+                [*lines, "", f"Problems ({len(self.problems)}):", *(f"  - {line}" for line in self.problems)]
+            )
         return "\n".join([*lines, "", "Every file was read to its end. No problem found."])
 
     def _lines(self) -> Iterable[tuple[str, str]]:
@@ -147,8 +155,8 @@ def _checked_thumbnail(path: str) -> np.ndarray:
     return thumb
 
 
-def _check_mask(paths: tuple[str, str]) -> None:
-    """Read one mask whole, and compare it with its photograph.
+def _check_mask(paths: tuple[str, str | None]) -> None:
+    """Read one mask whole, and compare its size with its photograph's, where that could be read.
 
     Raises:
         DataError: the mask cannot be read, has another size, is no two-valued picture, or shows nothing.
@@ -159,12 +167,14 @@ def _check_mask(paths: tuple[str, str]) -> None:
     present = int(np.count_nonzero(cv2.calcHist([values], [0], None, [256], [0, 256])))
     if present > MASK_VALUES:
         raise DataError(
-            f"{path}: holds {present} values, a mask has {MASK_VALUES}: this is a photograph or was saved with loss. "
+            f"{path}: holds {present} values, a mask has {MASK_VALUES}: a photograph, or saved with loss. "
             "Copy it again from the published archive."
         )
     if present == 1:
         drawn = "the whole picture is lesion" if values.flat[0] else "nothing is drawn in it"
         raise DataError(f"{path}: {drawn}. Copy it again; where there is no such lesion there is no file.")
+    if photograph is None:
+        return
     with open_picture(photograph) as image:
         width, height = image.size
     if values.shape != (height, width):
@@ -177,9 +187,10 @@ def _check_mask(paths: tuple[str, str]) -> None:
 def check_idrid(root: str | Path, progress: bool = True) -> Report:
     """Read every file of one copy of IDRiD and report what is there, what is wrong, and what is there twice.
 
-    Looked for: missing parts, folders and files, labels out of range, rows without photographs and photographs without rows,
-    files that cannot be read to their end, photographs without a field of view, masks of another size than their photograph or
-    that are no masks, and the same photograph in several files. It takes a quarter of a minute for IDRiD on two cores.
+    Looked for: missing parts, folders and files, labels out of range, rows without photographs and
+    photographs without rows, files that cannot be read to their end, photographs without a field of view,
+    masks of another size than their photograph or that are no masks, and the same photograph in several
+    files. It takes a quarter of a minute for IDRiD on two cores.
 
     Args:
         root: the folder that holds 'A. Segmentation' and 'B. Disease Grading'.
@@ -192,10 +203,10 @@ def check_idrid(root: str | Path, progress: bool = True) -> Report:
     thumbs = _in_threads(_checked_thumbnail, table.image.tolist(), "photographs", progress)
     bad = np.array([isinstance(thumb, DataError) for thumb in thumbs], dtype=bool)
     masks = [
-        (row[lesion], row["image"])
-        for row in table[~bad].to_dict("records")
+        (row[lesion], None if unreadable else row["image"])
+        for row, unreadable in zip(table.to_dict("records"), bad)
         for lesion in LESIONS
-        if pd.notna(row[lesion])
+        if row[lesion] is not None
     ]
     results = _in_threads(_check_mask, masks, "masks", progress)
     problems += [str(found) for found in (*thumbs, *results) if isinstance(found, DataError)]
@@ -206,7 +217,9 @@ def _linked(table: pd.DataFrame, thumbs: list[np.ndarray | DataError], bad: np.n
     """The table with `photo` shared by equal photographs; one that could not be read equals none."""
     if bad.all():
         return table
-    readable = link_photographs(table[~bad], np.stack([thumb for thumb in thumbs if isinstance(thumb, np.ndarray)]))
+    readable = link_photographs(
+        table[~bad], np.stack([thumb for thumb in thumbs if isinstance(thumb, np.ndarray)])
+    )
     linked = table.copy()
     linked.loc[~bad, "photo"] = readable.photo
     return linked

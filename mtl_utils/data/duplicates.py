@@ -1,7 +1,8 @@
 """Which files show the same photograph? Found by comparing thumbnails, on any copy of IDRiD.
 
-IDRiD's two parts overlap, and part B holds some photographs twice. Files of the same photograph are rarely equal byte for
-byte: they were re-encoded, sometimes scaled. Their thumbnails still differ by hardly more than JPEG noise.
+IDRiD's two parts overlap, and part B holds some photographs twice. Files of the same photograph are rarely
+equal byte for byte: they were re-encoded, sometimes scaled. Their thumbnails still differ by hardly more than
+JPEG noise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ THUMBNAIL_SIZE = (96, 64)
 SAME_BELOW = 2.0
 """Two thumbnails whose RMS difference is below this (in grey levels, 0-255) show the same photograph.
 
-On IDRiD equal pairs reach 1.2, and the most alike pair of different photographs stands at 4.6 (chapter 01 draws it)."""
+On IDRiD equal pairs reach 1.2, and the most alike pair of different photographs stands at 4.6 (chapter 01
+draws it)."""
 
 
 def thumbnail(path: str | Path) -> np.ndarray:
@@ -49,7 +51,14 @@ def thumbnails(paths: Sequence[str | Path], progress: bool = True) -> np.ndarray
     """
     # Pillow lets go of the interpreter lock while it decodes, so threads are enough to use every core.
     with ThreadPoolExecutor() as pool:
-        shrunk = list(tqdm(pool.map(thumbnail, paths), total=len(paths), desc="comparing photographs", disable=not progress))
+        shrunk = list(
+            tqdm(
+                pool.map(thumbnail, paths),
+                total=len(paths),
+                desc="comparing photographs",
+                disable=not progress,
+            )
+        )
     return np.stack(shrunk)
 
 
@@ -84,7 +93,8 @@ def pairs_between(linked: pd.DataFrame, left: str, right: str) -> pd.DataFrame:
     """All pairs of files of one photograph, one from part `left` and one from part `right` ('A' or 'B').
 
     Returns:
-        One row per pair: photo, and split, name, grade, dme of both files with the suffixes `_left` and `_right`.
+        One row per pair: photo, and split, name, grade, dme of both files with the suffixes `_left` and
+        `_right`.
     """
     columns = ["photo", "split", "name", "grade", "dme"]
     first = linked.loc[linked.part == left, columns].reset_index()
@@ -96,6 +106,8 @@ def pairs_between(linked: pd.DataFrame, left: str, right: str) -> pd.DataFrame:
 
 
 def conflicting(pairs: pd.DataFrame) -> np.ndarray:
-    """Bool (N,): do the two files of a pair (from `pairs_between`) have different labels? An unknown label conflicts with none."""
-    differs = pairs.grade_left.ne(pairs.grade_right).fillna(False) | pairs.dme_left.ne(pairs.dme_right).fillna(False)
+    """Bool (N,): do the two files of a pair (from `pairs_between`) differ in a label that both have?"""
+    differs = pairs.grade_left.ne(pairs.grade_right).fillna(False) | pairs.dme_left.ne(
+        pairs.dme_right
+    ).fillna(False)
     return differs.to_numpy(bool)

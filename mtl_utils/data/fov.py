@@ -1,4 +1,4 @@
-"""The field of view: the round, lit part of a fundus photograph, found so that the black border can be cut off."""
+"""The field of view: the round, lit part of a fundus photograph, found to cut the black border off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALLEST_SHARE = 0.05
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """Bounding box of the lit part, in pixels of the photograph: rows top..bottom-1 and columns left..right-1."""
+    """Bounding box of the lit part, in pixels: rows top..bottom-1 and columns left..right-1."""
 
     top: int
     left: int
@@ -36,8 +36,8 @@ class FieldOfView:
 def field_of_view(image: np.ndarray) -> FieldOfView:
     """Find the lit part of a fundus photograph.
 
-    The brightest channel is thresholded at a share of the photograph's own brightness, so that dark exposures work too; the
-    largest connected piece wins, so that a caption or a time stamp in a corner does not count.
+    The brightest channel is thresholded at a share of the photograph's own brightness, so that dark exposures
+    work too; the largest connected piece wins, so that a caption or a time stamp in a corner does not count.
 
     Args:
         image: RGB, uint8 (H, W, 3).
@@ -71,7 +71,7 @@ def field_of_view(image: np.ndarray) -> FieldOfView:
 
 
 def crop_square(array: np.ndarray, fov: FieldOfView) -> np.ndarray:
-    """Cut (H, W) or (H, W, C) to the field of view and pad it with zeros to a square, so that no circle becomes an oval."""
+    """Cut (H, W) or (H, W, C) to the field of view, and pad it to a square: a circle stays a circle."""
     rows, columns = fov.offset
     square = np.zeros((fov.side, fov.side, *array.shape[2:]), array.dtype)
     box = array[fov.top : fov.bottom, fov.left : fov.right]
@@ -84,5 +84,7 @@ def uncrop(square: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> np.n
     rows, columns = fov.offset
     height, width = fov.bottom - fov.top, fov.right - fov.left
     whole = np.zeros((*shape, *square.shape[2:]), square.dtype)
-    whole[fov.top : fov.bottom, fov.left : fov.right] = square[rows : rows + height, columns : columns + width]
+    whole[fov.top : fov.bottom, fov.left : fov.right] = square[
+        rows : rows + height, columns : columns + width
+    ]
     return whole

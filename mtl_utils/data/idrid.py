@@ -1,7 +1,7 @@
 """IDRiD, the Indian Diabetic Retinopathy Image Dataset (Porwal et al., Data 3(3):25, 2018), as published.
 
-Part A has masks of four lesions and of the optic disc, part B has grades. Both come as folders of JPEG photographs,
-TIFF masks and two CSV files. `read_idrid` turns them into one table with one row per photograph.
+Part A has masks of four lesions and of the optic disc, part B has grades. Both come as folders of JPEG
+photographs, TIFF masks and two CSV files. `read_idrid` turns them into one table with one row per photograph.
 """
 
 from __future__ import annotations
@@ -43,19 +43,21 @@ MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
 
 def _plain(name: str) -> str:
-    """A folder name without numbering, spaces and case: 'A. Segmentation', 'a_segmentation' and 'Segmentation' are one."""
+    """A folder name without numbering, spaces and case: 'A. Segmentation' and 'a_segmentation' are one."""
     name = re.sub(r"^\s*([a-zA-Z]|\d+)[\s._)-]+", "", name.strip())
     return re.sub(r"[^a-z]", "", name.lower())
 
 
 def _folders(parent: Path) -> list[Path]:
     """The folders in `parent`, without the hidden ones and the '__MACOSX' that zip tools leave behind."""
-    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
+    return [
+        path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))
+    ]
 
 
 @dataclass
 class _Layout:
-    """Finds the folders of one copy, whatever small changes unzipping tools and mirrors made to their names."""
+    """Finds the folders of one copy, whatever small changes zip tools and mirrors made to their names."""
 
     root: Path
 
@@ -109,8 +111,9 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     The published training CSV has nine empty columns, and a header that ends in a space; both are tolerated.
 
     Returns:
-        Columns `name` (str), `grade` (0-4) and `dme` (0-2), missing where the label is wrong, one row per photograph; and one
-        line per problem: a label that is not a whole number in its range, or a name that comes twice.
+        Columns `name` (str), `grade` (0-4) and `dme` (0-2), missing where the label is wrong, one row per
+        photograph; and one line per problem: a label that is not a whole number in its range, or a name that
+        comes twice.
 
     Raises:
         DataError: this is no CSV file, or a column is missing.
@@ -118,7 +121,9 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     try:
         raw = pd.read_csv(path, dtype=str, skipinitialspace=True)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV file ({error}). Copy it again from the published archive.") from error
+        raise DataError(
+            f"{path} is not a readable CSV file ({error}). Copy it again from the published archive."
+        ) from error
     raw.columns = [str(column).strip().lower() for column in raw.columns]
     columns = {}
     for key, start in (("name", "image"), ("grade", "retinopathy"), ("dme", "risk")):
@@ -130,18 +135,21 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
             )
         columns[key] = raw[found[0]].str.strip()
     table = pd.DataFrame(columns).dropna(how="all")
-    problems = [f"{path}: {name} stands there twice. Keep one row." for name in table.name[table.name.duplicated()]]
+    problems = [
+        f"{path}: {name} stands there twice. Keep one row." for name in table.name[table.name.duplicated()]
+    ]
     for key, allowed in (("grade", GRADES), ("dme", DME_RISKS)):
         numbers = pd.to_numeric(table[key], errors="coerce")
         for name, given in table.loc[~numbers.isin(allowed), ["name", key]].itertuples(index=False):
             expected = f"expected one of {', '.join(map(str, allowed))}"
-            problems.append(f"{path}: {name} has {key} {given!r}, {expected}. Copy the file again from the published archive.")
+            problems.append(f"{path}: {name} has {key} {given!r}, {expected}. Copy the published file again.")
         table[key] = numbers.where(numbers.isin(allowed)).astype("Int64")
     return table.drop_duplicates("name").reset_index(drop=True), problems
 
 
 def _no_photographs(folder: Path, split: str) -> str:
-    return f"{folder / IMAGE_FOLDER / SPLIT_FOLDERS[split]}: no photographs there. Unpack the archive of this part again."
+    where = folder / IMAGE_FOLDER / SPLIT_FOLDERS[split]
+    return f"{where}: no photographs there. Unpack the archive of this part again."
 
 
 def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
@@ -157,7 +165,9 @@ def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
                 problems.append(f"{where}: no masks there. Unpack the archive of part A again.")
             for stem, path in files.items():
                 if stem.removesuffix(f"_{lesion}") not in photographs:
-                    problems.append(f"{path}: a mask without its photograph. Copy the photograph again, or delete the mask.")
+                    problems.append(
+                        f"{path}: a mask without its photograph. Copy that again, or delete the mask."
+                    )
         for name, path in photographs.items():
             # A missing file means: no lesion of that kind in this photograph.
             mask_paths = {lesion: masks[lesion].get(f"{name}_{lesion}") for lesion in LESIONS}
@@ -174,19 +184,29 @@ def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
             continue
         labels = _labels(layout, folder, split, photographs, problems)
         for row in labels.itertuples():
-            rows.append({"part": "B", "split": split, "name": row.name, "image": photographs[row.name],
-                         "grade": row.grade, "dme": row.dme})
+            rows.append(
+                {
+                    "part": "B",
+                    "split": split,
+                    "name": row.name,
+                    "image": photographs[row.name],
+                    "grade": row.grade,
+                    "dme": row.dme,
+                }
+            )
     return rows
 
 
 def _labels(
     layout: _Layout, folder: Path, split: str, photographs: dict[str, Path], problems: list[str]
 ) -> pd.DataFrame:
-    """Name, grade and dme of every photograph of a split, in the order of the CSV; missing where the CSV does not tell."""
+    """Name, grade and dme of every photograph of a split, in the CSV's order; missing where it is silent."""
     unknown = pd.DataFrame({"name": list(photographs), "grade": pd.NA, "dme": pd.NA})
     path = layout.labels(folder, split)
     if path is None:
-        problems.append(f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again.")
+        problems.append(
+            f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again."
+        )
         return unknown
     try:
         labels, wrong = scan_labels(path)
@@ -198,12 +218,14 @@ def _labels(
         problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
     unlabelled = unknown[~unknown.name.isin(labels.name)]
     for name in unlabelled.name:
-        problems.append(f"{photographs[name]}: a photograph without a row in {path.name}. Add the row, or delete the photograph.")
+        problems.append(
+            f"{photographs[name]}: a photograph without a row in {path.name}. Add it, or delete the file."
+        )
     return pd.concat([labels[labels.name.isin(photographs)].astype(object), unlabelled])
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the column types that `read_idrid` promises, whatever the pandas version and the source made of them."""
+    """The table with the column types that `read_idrid` promises, whatever pandas made of it."""
     table = table.astype({"grade": "Int64", "dme": "Int64"})
     for column in ("image", *LESIONS):
         paths = [str(path) if pd.notna(path) else None for path in table[column]]
@@ -215,7 +237,8 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """Read the layout and the labels of one copy of IDRiD, and list what is wrong instead of stopping at it.
 
     Returns:
-        The table of `read_idrid`, a row for every photograph that is there, and one line per problem, each naming its file.
+        The table of `read_idrid`, a row for every photograph that is there, and one line per problem, each
+        naming its file.
 
     Raises:
         DataError: `root` is no folder.
@@ -223,13 +246,16 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     root = Path(root).expanduser()
     if not root.is_dir():
         what = "is a file; if it is an archive, unpack it first" if root.is_file() else "is not a folder"
-        raise DataError(f"{root} {what}. Give the folder that holds '{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'.")
+        raise DataError(
+            f"{root} {what}. Give the folder that holds '{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'."
+        )
     layout, rows, problems = _Layout(root), [], []
     for part, read in (("A", _part_a), ("B", _part_b)):
         folder = layout.part(part)
         if folder is None:
             problems.append(
-                f"{root / PART_FOLDERS[part]}: part {part} is absent. Unpack its archive there, or give the folder that holds it."
+                f"{root / PART_FOLDERS[part]}: part {part} is absent. "
+                "Unpack its archive there, or give the folder that holds it."
             )
         else:
             rows += read(layout, folder, problems)
@@ -239,15 +265,16 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def read_idrid(root: str | Path) -> pd.DataFrame:
-    """One row per photograph of an IDRiD folder, in the official layout or a common variant of its folder names.
+    """One row per photograph of IDRiD, in the official layout or a common variant of its folder names.
 
     Args:
         root: the folder that holds 'A. Segmentation' and 'B. Disease Grading'.
 
     Returns:
-        Table with `COLUMNS`: part ('A' or 'B'), split ('train' or 'test'), name ('IDRiD_01'), photo (identity; one of its own
-        per file here, `duplicates.link_photographs` finds equal ones), image (path), grade (0-4) and dme (0-2), missing in
-        part A, and one mask path per lesion, None where there is no such lesion (part A) or nothing is known (part B).
+        Table with `COLUMNS`: part ('A' or 'B'), split ('train' or 'test'), name ('IDRiD_01'), photo
+        (identity; one of its own per file here, `duplicates.link_photographs` finds equal ones), image
+        (path), grade (0-4) and dme (0-2), missing in part A, and one mask path per lesion, None where there
+        is no such lesion (part A) or nothing is known (part B).
 
     Raises:
         DataError: anything is missing or out of range; `problems` has a line per file.
@@ -260,7 +287,7 @@ def read_idrid(root: str | Path) -> pd.DataFrame:
 
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
-    """Open a picture file with Pillow; whatever goes wrong, here or while its pixels are decoded, becomes a DataError."""
+    """Open a picture file; whatever goes wrong, here or while its pixels are decoded, becomes a DataError."""
     try:
         with Image.open(path) as image:
             yield image
@@ -269,7 +296,9 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no picture: damaged or half copied. Copy it again.") from error
     except Exception as error:  # a decoder that meets damaged bytes can raise almost anything
-        raise DataError(f"{path} cannot be read as a picture ({error}): damaged or half copied. Copy it again.") from error
+        raise DataError(
+            f"{path} cannot be read as a picture ({error}): damaged or half copied. Copy it again."
+        ) from error
 
 
 def read_photograph(path: str | Path) -> np.ndarray:
@@ -285,7 +314,8 @@ def read_photograph(path: str | Path) -> np.ndarray:
 def read_mask_values(path: str | Path) -> np.ndarray:
     """The values that stand in a mask file, uint8 (H, W).
 
-    IDRiD's masks are palette pictures with values 0 and 1, except `IDRiD_81_EX.tif`, which is RGBA: its first channel counts.
+    IDRiD's masks are palette pictures with values 0 and 1, except `IDRiD_81_EX.tif`, which is RGBA: its first
+    channel counts.
 
     Raises:
         DataError: the file is missing, truncated or no picture.

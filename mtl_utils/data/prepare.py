@@ -1,8 +1,9 @@
 """The working copy: full-size files -> small pictures that load in no time.
 
-Decoding one 4288 x 2848 photograph and its five masks takes most of a second, longer than a training step. So it is done
-once: each photograph is cropped to its field of view, padded to a square, shrunk, and appended to one flat file that is then
-memory-mapped. Photographs are stored in the table's order, so a killed run goes on after the last whole one.
+Decoding one 4288 x 2848 photograph and its five masks takes most of a second, longer than a training step. So
+it is done once: each photograph is cropped to its field of view, padded to a square, shrunk, and appended to
+one flat file that is then memory-mapped. Photographs are stored in the table's order, so a killed run goes on
+after the last whole one.
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ def fingerprint(table: pd.DataFrame) -> str:
 
 
 def shrink(square: np.ndarray, size: int) -> np.ndarray:
-    """Area-average a square picture to (size, size); a pixel of a mask stays set where at least half of its area is."""
+    """Area-average a square picture to (size, size); of a mask, pixels set by half or more stay set."""
     if square.dtype == bool:
         return shrink(square.astype(np.uint8) * 255, size) >= 128
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if size < len(square) else cv2.INTER_CUBIC)
+    return cv2.resize(
+        square, (size, size), interpolation=cv2.INTER_AREA if size < len(square) else cv2.INTER_CUBIC
+    )
 
 
 def prepare_row(row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """One photograph and, in part A, its five masks as the bits of one byte: uint8 (size, size, 3) and (size, size).
+    """One photograph, uint8 (size, size, 3), and in part A its masks as bits of one byte, uint8 (size, size).
 
     Raises:
         DataError: a file cannot be read, or a mask has another size than its photograph.
@@ -76,7 +79,9 @@ def prepare_row(row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         if pd.notna(path):
             mask = read_mask(path)
             if mask.shape != photograph.shape[:2]:
-                raise DataError(f"{path} is {mask.shape}, its photograph {row.image} is {photograph.shape[:2]}")
+                raise DataError(
+                    f"{path} is {mask.shape}, its photograph {row.image} is {photograph.shape[:2]}"
+                )
             packed |= shrink(crop_square(mask, fov), size).astype(np.uint8) << bit
     return picture, packed
 
@@ -87,7 +92,8 @@ class WorkingCopy:
 
     Attributes:
         folder: where it lies.
-        table: as from `read_idrid`, with `photo` linked: equal photographs share it. Position i of the table is picture i.
+        table: as from `read_idrid`, with `photo` linked: equal photographs share it. Position i of the table
+            is picture i.
         size: side of the pictures, in pixels.
         fingerprint: of the full-size files that it was made from.
         synthetic: made from drawn photographs.
@@ -126,7 +132,9 @@ class WorkingCopy:
         """
         if not self.has_mask(position):
             row = self.table.iloc[position]
-            raise DataError(f"{row.part} {row.split} {row['name']} has no masks: part B of IDRiD is graded only")
+            raise DataError(
+                f"{row.part} {row.split} {row['name']} has no masks: part B of IDRiD is graded only"
+            )
         return ((self.packed_masks[self.mask_positions[position]][None] & _BITS) > 0).astype(np.uint8)
 
     @classmethod
@@ -167,9 +175,11 @@ def _length(path: Path) -> int:
 
 
 def _rows_done(part: Path, table: pd.DataFrame, size: int) -> int:
-    """How many photographs of an interrupted run are whole, masks included; the rest of the files is cut off."""
+    """How many photographs of an interrupted run are whole, masks included; what is not is cut off."""
     picture_bytes, mask_bytes = size * size * 3, size * size
-    masks_until = np.concatenate([[0], (table.part == "A").cumsum()])  # masks of the first 0, 1, 2, ... photographs
+    masks_until = np.concatenate(
+        [[0], (table.part == "A").cumsum()]
+    )  # masks of the first 0, 1, 2, ... photographs
     done = min(_length(part / PHOTOGRAPHS) // picture_bytes, len(table))
     while masks_until[done] > _length(part / MASKS) // mask_bytes:
         done -= 1
@@ -204,11 +214,12 @@ def prepare(
         workers: photographs prepared at a time; None: one per core.
         progress: show a bar.
 
-    A run that was killed goes on where it stopped and ends with the same bytes. Until it is whole, the copy lies in a folder
-    `....part`, which nothing reads.
+    A run that was killed goes on where it stopped and ends with the same bytes. Until it is whole, the copy
+    lies in a folder `....part`, which nothing reads.
 
     Raises:
-        DataError: the data set is not whole, a file cannot be read, `size` is not sensible, or the disk is full.
+        DataError: the data set is not whole, a file cannot be read, `size` is not sensible, or the disk is
+            full.
     """
     if not 16 <= size <= 4096:
         raise DataError(f"size is {size} px: give a side between 16 and 4096")
@@ -218,8 +229,12 @@ def prepare(
     part = out.with_name(f"{out.name}.{mark}-{size}-v{FORMAT}{UNFINISHED}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(part.with_suffix(".lock")):  # two notebooks that start together: the second waits, then opens
-            return _prepare(table, mark, is_synthetic(root), size, out, part, workers or os.cpu_count() or 1, progress)
+        with FileLock(
+            part.with_suffix(".lock")
+        ):  # two notebooks that start together: the second waits, then opens
+            return _prepare(
+                table, mark, is_synthetic(root), size, out, part, workers or os.cpu_count() or 1, progress
+            )
     except OSError as error:
         free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free / 1e6
         raise DataError(
@@ -229,12 +244,21 @@ def prepare(
 
 
 def _prepare(
-    table: pd.DataFrame, mark: str, synthetic: bool, size: int, out: Path, part: Path, workers: int, progress: bool
+    table: pd.DataFrame,
+    mark: str,
+    synthetic: bool,
+    size: int,
+    out: Path,
+    part: Path,
+    workers: int,
+    progress: bool,
 ) -> WorkingCopy:
     if (out / ABOUT).exists():
         copy = WorkingCopy.open(out)
         if (copy.fingerprint, copy.size) != (mark, size):
-            raise DataError(f"{out} is the working copy of other data or another size. Give another folder, or delete it.")
+            raise DataError(
+                f"{out} is the working copy of other data or another size. Give another folder, or delete it."
+            )
         return copy
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no working copy: nothing was written. Give another folder.")
@@ -294,7 +318,10 @@ def reading_times(copy: WorkingCopy, table: pd.DataFrame, n: int = 5) -> Reading
     for position in np.flatnonzero(table.part == "A")[:n]:
         row = table.iloc[position]
         start = time.perf_counter()
-        for picture in (read_photograph(row.image), *(read_mask(row[name]) for name in LESIONS if pd.notna(row[name]))):
+        for picture in (
+            read_photograph(row.image),
+            *(read_mask(row[name]) for name in LESIONS if pd.notna(row[name])),
+        ):
             cv2.resize(picture.astype(np.uint8), (copy.size, copy.size), interpolation=cv2.INTER_AREA)
         middle = time.perf_counter()
         copy.image(position).copy()  # a memory map is read only where it is used

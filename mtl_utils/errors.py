@@ -1,4 +1,6 @@
-"""The errors that a reader of the course can meet. Each message says what is wrong, where, and what to do about it."""
+"""The errors that a reader of the course can meet. Each message says what is wrong, where, and what to do
+about it.
+"""
 
 from __future__ import annotations
 

@@ -34,23 +34,55 @@ REPORT = "shared-encoder report"
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.config.name: experiment
     for experiment in (
-        Experiment(Config("grading-only", tasks=("grading",)), REPORT, "Table 2", "single task: grade", "IDRiD B"),
-        Experiment(Config("segmentation-only", tasks=("segmentation",)), REPORT, "Table 2", "single task: masks", "IDRiD A"),
-        Experiment(Config("shared-lambda-0.1"), REPORT, "Table 2", "both tasks, lambda 0.1 (the report's choice)"),
+        Experiment(
+            Config("grading-only", tasks=("grading",)), REPORT, "Table 2", "single task: grade", "IDRiD B"
+        ),
+        Experiment(
+            Config("segmentation-only", tasks=("segmentation",)),
+            REPORT,
+            "Table 2",
+            "single task: masks",
+            "IDRiD A",
+        ),
+        Experiment(
+            Config("shared-lambda-0.1"), REPORT, "Table 2", "both tasks, lambda 0.1 (the report's choice)"
+        ),
         Experiment(Config("shared-lambda-1", lambda_cls=1.0), REPORT, "-", "both tasks, lambda 1"),
         Experiment(Config("shared-lambda-10", lambda_cls=10.0), REPORT, "-", "both tasks, lambda 10"),
-        Experiment(Config("shared-lambda-0.1-noaug", augment=False), REPORT, "-", "lambda 0.1 without augmentation"),
-        Experiment(Config("shared-lambda-1-noaug", lambda_cls=1.0, augment=False), REPORT, "-", "lambda 1 without augmentation"),
+        Experiment(
+            Config("shared-lambda-0.1-noaug", augment=False), REPORT, "-", "lambda 0.1 without augmentation"
+        ),
+        Experiment(
+            Config("shared-lambda-1-noaug", lambda_cls=1.0, augment=False),
+            REPORT,
+            "-",
+            "lambda 1 without augmentation",
+        ),
     )
 }
 
 BUNDLED = {"encoder_name": BUNDLED_ENCODER, "encoder_weights": "bundled"}
 
-# What `mtl train --profile P` changes of the paper's settings. With fewer epochs the learning rate falls faster, so that it
-# still comes down before the end.
+# What `mtl train --profile P` changes of the paper's settings. With fewer epochs the learning rate falls
+# faster, so that it still comes down before the end.
 SIZES: dict[str, dict] = {
-    "smoke": {**BUNDLED, "grading_size": 64, "segmentation_size": 96, "crop_size": 64, "batch_size": 4, "epochs": 2, "steps_per_epoch": 4},
-    "cpu": {**BUNDLED, "grading_size": 320, "segmentation_size": 640, "crop_size": 320, "epochs": 12, "lr_gamma": 0.8},
+    "smoke": {
+        **BUNDLED,
+        "grading_size": 64,
+        "segmentation_size": 96,
+        "crop_size": 64,
+        "batch_size": 4,
+        "epochs": 2,
+        "steps_per_epoch": 4,
+    },
+    "cpu": {
+        **BUNDLED,
+        "grading_size": 320,
+        "segmentation_size": 640,
+        "crop_size": 320,
+        "epochs": 12,
+        "lr_gamma": 0.8,
+    },
     "gpu": {"epochs": 25, "lr_gamma": 0.9},
     "paper": {"protocol": "paper"},
 }
@@ -58,7 +90,15 @@ SIZES: dict[str, dict] = {
 # A chapter trains live, while the reader waits: smaller again.
 LESSON_SIZES: dict[str, dict] = {
     "smoke": SIZES["smoke"],
-    "cpu": {**BUNDLED, "grading_size": 192, "segmentation_size": 384, "crop_size": 192, "epochs": 5, "lr_gamma": 0.7, "steps_per_epoch": 14},
+    "cpu": {
+        **BUNDLED,
+        "grading_size": 192,
+        "segmentation_size": 384,
+        "crop_size": 192,
+        "epochs": 5,
+        "lr_gamma": 0.7,
+        "steps_per_epoch": 14,
+    },
     "gpu": {**SIZES["gpu"], "epochs": 12, "lr_gamma": 0.8},
     "paper": SIZES["paper"],
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 LESIONS = ("MA", "HE", "EX", "SE", "OD")
-"""Channel order of every mask and every segmentation output. OD, the optic disc, is no lesion, but IDRiD draws it too."""
+"""Channel order of every mask and every segmentation output. OD, the optic disc, is no lesion, but IDRiD
+draws it too.
+"""
 
 DISEASE_LESIONS = LESIONS[:4]
 """The four lesions of the disease: what a mean 'over lesions' is taken over, the disc apart."""
@@ -16,8 +18,8 @@ LESION_NAMES = {
     "OD": "optic disc",
 }
 
-# Okabe and Ito's colour-blind-safe palette. On the orange of a retina cyan, blue, yellow, white-pink and green stand apart
-# in lightness as well as in hue, so the overlay is readable in grey too.
+# Okabe and Ito's colour-blind-safe palette. On the orange of a retina cyan, blue, yellow, white-pink and
+# green stand apart in lightness as well as in hue, so the overlay is readable in grey too.
 LESION_COLOURS = {
     "MA": "#56B4E9",
     "HE": "#0072B2",
@@ -27,6 +29,8 @@ LESION_COLOURS = {
 }
 
 GRADES = (0, 1, 2, 3, 4)
-"""Grades of the International Clinical Diabetic Retinopathy scale (Wilkinson et al., Ophthalmology 110(9), 2003)."""
+"""Grades of the International Clinical Diabetic Retinopathy scale (Wilkinson et al., Ophthalmology 110(9),
+2003).
+"""
 
 GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")

@@ -26,7 +26,8 @@ def grading_loss(logits: torch.Tensor, grade: torch.Tensor) -> torch.Tensor:
 
 
 def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy over every pixel and channel of the photographs that have masks; zero where none has.
+    """Binary cross-entropy over every pixel and channel of the photographs that have masks; zero where none
+    has.
 
     Args:
         logits: (B, 5, H, W).
@@ -46,7 +47,8 @@ def task_loss(task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -
 
 
 def weighted_sum(losses: dict[str, torch.Tensor], lambda_cls: float) -> torch.Tensor:
-    """The report's Eq. 1: L_total = lambda * L_classification + L_segmentation, over the tasks that there are.
+    """The report's Eq. 1: L_total = lambda * L_classification + L_segmentation, over the tasks that there
+    are.
 
     With a single task there is nothing to weigh: the loss is that task's own.
     """

@@ -1,7 +1,8 @@
 """What a run leaves behind: one small JSON file of numbers, and the papers' tables to put it beside.
 
-A record holds what is needed to run it again (configuration, versions, data fingerprint, protocol, seed, device) and what came
-out (metrics with intervals, confusion matrix, curves, per-photograph values). It holds no picture and no weights.
+A record holds what is needed to run it again (configuration, versions, data fingerprint, protocol, seed,
+device) and what came out (metrics with intervals, confusion matrix, curves, per-photograph values). It holds
+no picture and no weights.
 """
 
 from __future__ import annotations
@@ -36,20 +37,28 @@ def results_folder() -> Path:
 
 
 def code_version() -> str:
-    """The git commit of the library, with '+changes' where files differ from it; the package version outside a checkout."""
+    """The git commit of the library, with '+changes' where files differ from it; the package version outside
+    a checkout.
+    """
     from mtl_utils import __version__
 
     git = ["git", "-C", str(_HERE)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", str(_HERE)], capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(_HERE)], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return __version__
     return f"{__version__} ({commit}{'+changes' if changed.strip() else ''})"
 
 
 def peak_memory() -> float | None:
-    """Peak memory of this process so far in GiB: of the GPU where there is one, else of main memory (None on Windows)."""
+    """Peak memory of this process so far in GiB: of the GPU where there is one, else of main memory (None on
+    Windows).
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     try:
@@ -63,8 +72,9 @@ def peak_memory() -> float | None:
 def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dict:
     """Judge a run's two best checkpoints and describe the run.
 
-    The headline figures are those of the checkpoint with the best validation accuracy, as in the report (with no grading: the
-    best validation Dice); the one with the lowest validation loss stands beside it under `other_checkpoint`.
+    The headline figures are those of the checkpoint with the best validation accuracy, as in the report (with
+    no grading: the best validation Dice); the one with the lowest validation loss stands beside it under
+        `other_checkpoint`.
 
     Returns:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
@@ -82,7 +92,10 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "split": role,
         "data": data_label(copy.synthetic),
         "data_fingerprint": copy.fingerprint,
-        "photographs": {task: {use: len(parts.rows(use, task)) for use in ("train", "val", "test")} for task in config.tasks},
+        "photographs": {
+            task: {use: len(parts.rows(use, task)) for use in ("train", "val", "test")}
+            for task in config.tasks
+        },
         "seed": config.seed,
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
@@ -110,7 +123,9 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
 
 
 def _rounded(value: object) -> object:
-    """Four significant digits are more than any test split can tell apart; NaN, which JSON lacks, becomes null."""
+    """Four significant digits are more than any test split can tell apart; NaN, which JSON lacks, becomes
+    null.
+    """
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -148,7 +163,9 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
             record = json.loads(path.read_text())
             record["experiment"], record["schema"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise MTLError(f"{path} is no record of this course ({error}). Delete it, or run 'mtl train' again.") from error
+            raise MTLError(
+                f"{path} is no record of this course ({error}). Delete it, or run 'mtl train' again."
+            ) from error
         records.append(record)
     return records
 
@@ -161,7 +178,8 @@ class PaperTable:
         paper: which of the four texts.
         caption: what the table shows, and under which protocol.
         columns: the table's own columns: title -> our metric.
-        rows: experiment -> (the paper's own row name, values in the order of `columns`; None where it prints none).
+        rows: experiment -> (the paper's own row name, values in the order of `columns`; None where it prints
+            none).
         percent: columns that the paper prints in percent.
     """
 
@@ -175,8 +193,8 @@ class PaperTable:
 PAPER_TABLES: dict[str, PaperTable] = {
     "Shared-encoder report, Table 2": PaperTable(
         REPORT,
-        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test split, which also chose the "
-        "checkpoint (protocol paper).",
+        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test split, "
+        "which also chose the checkpoint (protocol paper).",
         {
             "Classification loss": "grading/loss",
             "Segmentation loss": "segmentation/loss",
@@ -194,7 +212,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
 
 
 def beside(records: list[dict], table: str) -> pd.DataFrame:
-    """A paper's table with our recorded runs below each of its rows. A run that nobody made yet shows as pending.
+    """A paper's table with our recorded runs below each of its rows. A run that nobody made yet shows as
+    pending.
 
     Args:
         records: from `load_records`.
@@ -208,9 +227,17 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     paper = PAPER_TABLES[table]
     rows = []
     for name, (title, values) in paper.rows.items():
-        rows.append({"run": f"{title} ({table})", "protocol": "paper", **dict(zip(paper.columns, values, strict=True))})
+        rows.append(
+            {
+                "run": f"{title} ({table})",
+                "protocol": "paper",
+                **dict(zip(paper.columns, values, strict=True)),
+            }
+        )
         ours = [record for record in records if record["experiment"] == name]
-        rows += [_our_row(record, paper) for record in ours] or [{"run": f"ours: {name}", "protocol": "pending"}]
+        rows += [_our_row(record, paper) for record in ours] or [
+            {"run": f"ours: {name}", "protocol": "pending"}
+        ]
     return pd.DataFrame(rows).set_index("run")
 
 

@@ -1,4 +1,6 @@
-"""Where and how the course runs: profile, device, seed and data, told in one banner that opens every notebook."""
+"""Where and how the course runs: profile, device, seed and data, told in one banner that opens every
+notebook.
+"""
 
 # torch takes seconds to start, so the functions that need it import it: `mtl --help` and `mtl data` never do.
 from __future__ import annotations
@@ -18,7 +20,8 @@ from mtl_utils.errors import MTLError
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 BANNER_PACKAGES = ("torch", "segmentation-models-pytorch", "lightning", "albumentations", "numpy")
 
-# The look-alike that stands in for IDRiD where MTL_DATA is not set: picture height and numbers of photographs (train, test).
+# The look-alike that stands in for IDRiD where MTL_DATA is not set: picture height and numbers of photographs
+# (train, test).
 SYNTHETIC_SETS = {
     "smoke": {"size": 192, "n_a": (8, 4), "n_b": (24, 12)},
     "cpu": {"size": 512, "n_a": (24, 12), "n_b": (120, 40)},
@@ -59,7 +62,8 @@ def data_label(synthetic: bool) -> str:
 def is_synthetic(root: str | Path) -> bool:
     """Was this folder drawn by `mtl data synthetic`? Its marker file says so."""
     root = Path(root).expanduser()
-    return any((folder / "synthetic.json").exists() for folder in (root, *root.glob("*/")))  # the reader looks as deep
+    # The reader looks one folder deep as well.
+    return any((folder / "synthetic.json").exists() for folder in (root, *root.glob("*/")))
 
 
 def cache_dir() -> Path:
@@ -77,7 +81,8 @@ def default_device() -> str:
 
 
 def check_profile(profile: str | None) -> str:
-    """The profile's name; None means `MTL_PROFILE`, and without that 'gpu' where there is one and 'cpu' elsewhere.
+    """The profile's name; None means `MTL_PROFILE`, and without that 'gpu' where there is one and 'cpu'
+    elsewhere.
 
     Raises:
         MTLError: no such profile.
@@ -89,7 +94,9 @@ def check_profile(profile: str | None) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch. Augmentation has a seed of its own, derived from the same number (`data.dataset`)."""
+    """Seed Python, numpy and torch. Augmentation has a seed of its own, derived from the same number
+    (`data.dataset`).
+    """
     import torch
 
     random.seed(seed)
@@ -107,9 +114,13 @@ def data_folder(profile: str, seed: int = 0, progress: bool = True) -> Path:
     if given:
         folder = Path(given).expanduser()
         if not folder.is_dir():
-            raise MTLError(f"MTL_DATA names {folder}, which is no folder. Set it to your IDRiD, or unset it for synthetic data.")
+            raise MTLError(
+                f"MTL_DATA names {folder}, which is no folder. "
+                "Set it to your IDRiD, or unset it for synthetic data."
+            )
         return folder
-    from mtl_utils.data.synthetic import VERSION, write_synthetic  # drawing needs scikit-image: only when it is asked for
+    # Drawing needs scikit-image: imported only when it is asked for.
+    from mtl_utils.data.synthetic import VERSION, write_synthetic
 
     settings = SYNTHETIC_SETS["smoke" if profile == "smoke" else "cpu"]
     folder = cache_dir() / f"synthetic-{settings['size']}-v{VERSION}"
@@ -121,7 +132,8 @@ def setup(profile: str | None = None, seed: int = 0, progress: bool = False) -> 
     """The first call of every notebook: seed everything, find the data, print what is used.
 
     Args:
-        profile: 'smoke' (tests), 'cpu' (a laptop), 'gpu' (Colab) or 'paper'; None takes `MTL_PROFILE`, else what fits the machine.
+        profile: 'smoke' (tests), 'cpu' (a laptop), 'gpu' (Colab) or 'paper'; None takes `MTL_PROFILE`, else
+            what fits the machine.
         seed: rules initial weights, splits, order and augmentation.
         progress: show a bar while synthetic photographs are drawn.
 

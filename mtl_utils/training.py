@@ -1,7 +1,7 @@
 """Training and judging, on Lightning: one module, one data module, `fit` and `evaluate`.
 
-A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, and nothing that is half written: Lightning
-writes each checkpoint beside its place and moves it there.
+A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, and nothing that is half
+written: Lightning writes each checkpoint beside its place and moves it there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics
 from mtl_utils.runtime import default_device, seed_everything
 from mtl_utils.systems.shared_encoder import TASKS, SharedEncoder
 
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hardware lines would fill every notebook
+# Its lines about hardware would fill every notebook.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
 BOOTSTRAP_RESAMPLES = 1000
@@ -50,7 +51,8 @@ class Config:
         encoder_name, encoder_weights: see `encoders.create_encoder`.
         dropout: before the grading head.
         grading_size: side of graded pictures, in pixels.
-        segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures judged.
+        segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures
+            judged.
         batch_size: photographs of each task in a step.
         epochs: at the most; an epoch shows every photograph of the larger task once.
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
@@ -84,14 +86,21 @@ class Config:
     def __post_init__(self):
         for side in (self.grading_size, self.segmentation_size, self.crop_size):
             if side < 32 or side % 32:
-                raise MTLError(f"picture side {side} px: the networks halve it five times, so give a multiple of 32")
+                raise MTLError(
+                    f"picture side {side} px: the networks halve it five times, so give a multiple of 32"
+                )
         if self.crop_size > self.segmentation_size:
-            raise MTLError(f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}")
+            raise MTLError(
+                f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}"
+            )
 
     @property
     def copy_size(self) -> int:
         """Side of the working copy that this run reads."""
-        return max(self.grading_size if "grading" in self.tasks else 0, self.segmentation_size if "segmentation" in self.tasks else 0)
+        return max(
+            self.grading_size if "grading" in self.tasks else 0,
+            self.segmentation_size if "segmentation" in self.tasks else 0,
+        )
 
 
 def build_network(config: Config) -> SharedEncoder:
@@ -128,7 +137,9 @@ class Scores:
         """Flat metrics of every task that was seen."""
         metrics = {f"{task}/loss": self.loss(task) for task, seen in self.losses.items() if seen}
         if self.grades:
-            metrics |= grading_metrics(torch.cat(self.grades).numpy(), torch.cat(self.probabilities).numpy(), n_bootstrap, seed)
+            metrics |= grading_metrics(
+                torch.cat(self.grades).numpy(), torch.cat(self.probabilities).numpy(), n_bootstrap, seed
+            )
         if self.rows.get("segmentation"):
             metrics |= self.segmentation.compute(n_bootstrap, seed)
         return metrics
@@ -137,15 +148,25 @@ class Scores:
         """Confusion matrix, rows the true grade; None without grading."""
         if not self.grades:
             return None
-        return confusion(torch.cat(self.grades).numpy(), torch.cat(self.probabilities).argmax(1).numpy()).tolist()
+        return confusion(
+            torch.cat(self.grades).numpy(), torch.cat(self.probabilities).argmax(1).numpy()
+        ).tolist()
 
     def per_photograph(self, table: pd.DataFrame) -> pd.DataFrame:
-        """One row per photograph and task: name, task, and its grade and probabilities, or its Dice per lesion."""
+        """One row per photograph and task: name, task, and its grade and probabilities, or its Dice per
+        lesion.
+        """
         parts = []
         if self.grades:
             names = table.iloc[self.rows["grading"]].name.to_numpy()
-            columns = {f"p{grade}": column for grade, column in enumerate(torch.cat(self.probabilities).numpy().T)}
-            parts.append(pd.DataFrame({"name": names, "task": "grading", "grade": torch.cat(self.grades).numpy(), **columns}))
+            columns = {
+                f"p{grade}": column for grade, column in enumerate(torch.cat(self.probabilities).numpy().T)
+            }
+            parts.append(
+                pd.DataFrame(
+                    {"name": names, "task": "grading", "grade": torch.cat(self.grades).numpy(), **columns}
+                )
+            )
         if self.rows.get("segmentation"):
             names = table.iloc[self.rows["segmentation"]].name.to_numpy()
             dice = self.segmentation.per_photograph().reset_index(drop=True)
@@ -166,17 +187,21 @@ class MultiTaskModule(L.LightningModule):
         self.save_hyperparameters({"config": asdict(config)})
 
     def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
-        # The two tasks' batches hold different photographs, so the encoder runs once for each, as in the report.
+        # The two tasks' batches hold different photographs, so the encoder runs once for each, as in the
+        # report.
         losses = {}
         for task, task_batch in batch.items():
             logits = self.network(task_batch["image"], tasks=(task,))[task]
             losses[task] = task_loss(task, logits, task_batch)
         total = weighted_sum(losses, self.config.lambda_cls)
-        self._train_losses.append({"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}})
+        self._train_losses.append(
+            {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
+        )
         return total
 
     def on_train_epoch_start(self) -> None:
-        # Dropout draws from torch's global generator: seeded per epoch, a resumed run repeats an undisturbed one.
+        # Dropout draws from torch's global generator: seeded per epoch, a resumed run repeats an undisturbed
+        # one.
         torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
         self._train_losses = []
         self._started = time.monotonic()
@@ -190,7 +215,9 @@ class MultiTaskModule(L.LightningModule):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(
+        self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         self._evaluation_step(batch, dataloader_idx)
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -205,8 +232,16 @@ class MultiTaskModule(L.LightningModule):
         if "segmentation" in self.config.tasks:
             monitored["val/dice"] = metrics.get("segmentation/dice/mean", 0.0)
         self.log_dict(monitored)
-        train = {f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses])) for key in self._train_losses[0]}
-        row = {"epoch": self.current_epoch, **train, **monitored, **{f"val/{name}": value for name, value in metrics.items()}}
+        train = {
+            f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses]))
+            for key in self._train_losses[0]
+        }
+        row = {
+            "epoch": self.current_epoch,
+            **train,
+            **monitored,
+            **{f"val/{name}": value for name, value in metrics.items()},
+        }
         self.history.append({**row, "seconds": time.monotonic() - self._started})
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -229,7 +264,9 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 class FundusData(L.LightningDataModule):
-    """The loaders of a run. Those of training are built anew each epoch, so that order and augmentation follow from seed and epoch."""
+    """The loaders of a run. Those of training are built anew each epoch, so that order and augmentation
+    follow from seed and epoch.
+    """
 
     def __init__(self, config: Config, copy: WorkingCopy, parts: Split, role: str = "test"):
         super().__init__()
@@ -237,7 +274,9 @@ class FundusData(L.LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         seed = epoch_seed(self.config.seed, self.trainer.current_epoch)
-        return CombinedLoader({task: self._train_loader(task, seed) for task in self.config.tasks}, "max_size_cycle")
+        return CombinedLoader(
+            {task: self._train_loader(task, seed) for task in self.config.tasks}, "max_size_cycle"
+        )
 
     def val_dataloader(self) -> list[DataLoader]:
         return [self.evaluation_loader(task, "val") for task in self.config.tasks]
@@ -258,7 +297,8 @@ class FundusData(L.LightningDataModule):
             batch_size=config.batch_size,
             shuffle=True,
             generator=torch.Generator().manual_seed(seed),
-            drop_last=len(dataset) > config.batch_size,  # a last batch of one photograph would upset batch normalisation
+            # A last batch of one photograph would upset batch normalisation.
+            drop_last=len(dataset) > config.batch_size,
             num_workers=workers(),
         )
 
@@ -270,14 +310,18 @@ class FundusData(L.LightningDataModule):
 
 
 def workers() -> int:
-    """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the working copy is quick."""
+    """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the
+    working copy is quick.
+    """
     import os
 
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
 def precision() -> str:
-    """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU, float32 on a CPU."""
+    """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU,
+    float32 on a CPU.
+    """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if torch.cpu.get_capabilities().get("avx512_bf16") else "32-true"
@@ -288,9 +332,13 @@ class EpochLines(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: MultiTaskModule) -> None:
         row = module.history[-1]
-        shown = {key: row[key] for key in ("train/loss", "val/loss", "val/accuracy", "val/dice") if key in row}
+        shown = {
+            key: row[key] for key in ("train/loss", "val/loss", "val/accuracy", "val/dice") if key in row
+        }
         text = "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
-        print(f"epoch {row['epoch'] + 1:>2}/{trainer.max_epochs}  {text}  ({row['seconds']:.0f} s)", flush=True)
+        print(
+            f"epoch {row['epoch'] + 1:>2}/{trainer.max_epochs}  {text}  ({row['seconds']:.0f} s)", flush=True
+        )
 
 
 @dataclass(frozen=True)
@@ -328,15 +376,24 @@ def _trainer(config: Config, **settings) -> L.Trainer:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Lightning advises more loader processes (we have reasons for none) and reminds of shuffling; neither helps a student."""
+    """Lightning advises more loader processes (we have reasons for none) and reminds of shuffling; neither
+    helps a student.
+    """
     quiet = warnings.catch_warnings()
     quiet.__enter__()
-    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*Checkpoint directory.*", ".*isinstance.*LeafSpec.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*Checkpoint directory.*",
+        ".*isinstance.*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", text)
     return quiet
 
 
-def fit(config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = False, progress: bool = True) -> FitResult:
+def fit(
+    config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = False, progress: bool = True
+) -> FitResult:
     """Train one run.
 
     Args:
@@ -352,9 +409,14 @@ def fit(config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = Fa
     folder = Path(folder)
     last = folder / f"{LAST}.ckpt"
     if last.exists() and not resume:
-        raise MTLError(f"{folder} already holds a run. Go on with it (--resume), or give another folder (--out).")
+        raise MTLError(
+            f"{folder} already holds a run. Go on with it (--resume), or give another folder (--out)."
+        )
     if last.exists() and load_config(last) != config:
-        raise MTLError(f"the run in {folder} has another configuration: resume it with the same arguments, or use another folder.")
+        raise MTLError(
+            f"the run in {folder} has another configuration: resume it with the same arguments, "
+            "or use another folder."
+        )
     seed_everything(config.seed)
     module = MultiTaskModule(config, build_network(config))
     data = FundusData(config, copy, split(copy.table, config.protocol, config.seed))
@@ -379,7 +441,9 @@ def fit(config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = Fa
             enable_progress_bar=bar,
             enable_checkpointing=True,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True
+        )
     finally:
         quiet.__exit__(None, None, None)
     if trainer.interrupted:
@@ -401,7 +465,9 @@ def _load(checkpoint: str | Path) -> dict:
 
 def _config_from(state: dict) -> Config:
     known = {field.name for field in fields(Config)}
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()}
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()
+    }
     return Config(**{key: value for key, value in settings.items() if key in known})
 
 
@@ -415,7 +481,8 @@ def load_config(checkpoint: str | Path) -> Config:
 
 
 def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[SharedEncoder, Config]:
-    """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data, never code.
+    """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data,
+    never code.
 
     Raises:
         MTLError: no such file, or it is damaged.
@@ -423,7 +490,9 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[Share
     state = _load(checkpoint)
     config = _config_from(state)
     network = build_network(replace(config, encoder_weights=None))
-    network.load_state_dict({key.removeprefix("network."): value for key, value in state["state_dict"].items()})
+    network.load_state_dict(
+        {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
+    )
     return network.to(device or default_device()).eval(), config
 
 
@@ -434,7 +503,9 @@ def evaluate(checkpoint: str | Path, copy: WorkingCopy, role: str = "test") -> S
     data = FundusData(config, copy, split(copy.table, config.protocol, config.seed), role)
     quiet = _quiet()
     try:
-        _trainer(config, enable_progress_bar=False, enable_checkpointing=False).test(module, datamodule=data, verbose=False)
+        _trainer(config, enable_progress_bar=False, enable_checkpointing=False).test(
+            module, datamodule=data, verbose=False
+        )
     finally:
         quiet.__exit__(None, None, None)
     return module.scores

@@ -88,7 +88,9 @@ def smoke_checkpoint(synthetic_copy, shared_folder: Path) -> Path:
 
     folder = shared_folder / "smoke-run"
     with FileLock(shared_folder / "smoke-run.lock"):
-        result = fit(experiment("shared-lambda-0.1", "smoke"), synthetic_copy, folder, resume=True, progress=False)
+        result = fit(
+            experiment("shared-lambda-0.1", "smoke"), synthetic_copy, folder, resume=True, progress=False
+        )
     return result.checkpoint("last")
 
 

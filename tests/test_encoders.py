@@ -1,4 +1,6 @@
-"""Encoder weights: the bundled ones are checked by what they see, the hub by what is said when it does not answer."""
+"""Encoder weights: the bundled ones are checked by what they see, the hub by what is said when it does not
+answer.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,14 @@ PICTURES = {"chelsea": 285, "coffee": 967}  # ImageNet's 'Egyptian cat' and 'esp
 
 def centre(name: str, side: int = 224) -> torch.Tensor:
     """The middle of one of scikit-image's pictures, float (1, 3, side, side) in [0, 1]."""
-    pixels = torch.from_numpy(np.moveaxis(getattr(skimage.data, name)().astype(np.float32) / 255, -1, 0))[None]
+    pixels = torch.from_numpy(np.moveaxis(getattr(skimage.data, name)().astype(np.float32) / 255, -1, 0))[
+        None
+    ]
     short = min(pixels.shape[-2:])
     top, left = (pixels.shape[-2] - short) // 2, (pixels.shape[-1] - short) // 2
-    return F.interpolate(pixels[..., top : top + short, left : left + short], size=side, mode="bicubic", antialias=True).clamp(0, 1)
+    return F.interpolate(
+        pixels[..., top : top + short, left : left + short], size=side, mode="bicubic", antialias=True
+    ).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,9 @@ def test_bundled_encoder_sees_what_the_classifier_sees(classifier):
     encoder = create_encoder(BUNDLED_ENCODER, "bundled")
     assert (encoder.mean, encoder.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     picture = (centre("chelsea") - 0.5) / 0.5
-    deepest = classifier.blocks(classifier.bn1(classifier.conv_stem(picture)))  # what comes before the classifier's head
+    deepest = classifier.blocks(
+        classifier.bn1(classifier.conv_stem(picture))
+    )  # what comes before the classifier's head
     assert torch.allclose(encoder.network.eval()(picture)[-1], deepest, atol=1e-4)
 
 
@@ -69,17 +77,27 @@ def test_weights_from_a_file(tmp_path):
     trained = create_encoder("resnet18", None).network
     torch.save(trained.state_dict(), tmp_path / "encoder.pt")
     loaded = create_encoder("resnet18", tmp_path / "encoder.pt").network
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(trained.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
 
 
 def test_weights_from_a_checkpoint_of_the_course(smoke_checkpoint):
     encoder = create_encoder(BUNDLED_ENCODER, smoke_checkpoint).network
     saved = torch.load(smoke_checkpoint, weights_only=True)["state_dict"]
-    assert torch.equal(encoder.state_dict()["model.conv_stem.weight"], saved["network.encoder.model.conv_stem.weight"])
+    assert torch.equal(
+        encoder.state_dict()["model.conv_stem.weight"], saved["network.encoder.model.conv_stem.weight"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "no weights file"), (b"half a file", "cannot be loaded|can be loaded"), ({"a": torch.zeros(1)}, "not those of")]
+    ("content", "said"),
+    [
+        (None, "no weights file"),
+        (b"half a file", "cannot be loaded|can be loaded"),
+        ({"a": torch.zeros(1)}, "not those of"),
+    ],
 )
 def test_wrong_weights_files(tmp_path, content, said):
     path = tmp_path / "weights.pt"

@@ -1,4 +1,6 @@
-"""Training: same seed, same numbers; a killed run goes on as if nothing had happened; damaged files are never taken for whole."""
+"""Training: same seed, same numbers; a killed run goes on as if nothing had happened; damaged files are
+never taken for whole.
+"""
 
 from __future__ import annotations
 
@@ -82,20 +84,29 @@ def test_a_folder_with_a_run_is_not_overwritten(undisturbed, synthetic_copy):
     with pytest.raises(MTLError, match="--resume"):
         fit(undisturbed.config, synthetic_copy, undisturbed.folder, progress=False)
     with pytest.raises(MTLError, match="another configuration"):
-        fit(replace(undisturbed.config, seed=9), synthetic_copy, undisturbed.folder, resume=True, progress=False)
+        fit(
+            replace(undisturbed.config, seed=9),
+            synthetic_copy,
+            undisturbed.folder,
+            resume=True,
+            progress=False,
+        )
     assert undisturbed.checkpoint("last").read_bytes() == before
 
 
 def test_the_two_best_checkpoints_are_the_best_of_the_history(undisturbed):
     history = undisturbed.history
-    for which, column, best in ((BEST_LOSS, "val/loss", "argmin"), ("best-accuracy", "val/accuracy", "argmax")):
+    for which, column, best in (
+        (BEST_LOSS, "val/loss", "argmin"),
+        ("best-accuracy", "val/accuracy", "argmax"),
+    ):
         epoch = torch.load(undisturbed.checkpoint(which), weights_only=True)["epoch"]
         assert epoch == getattr(history[column].to_numpy(), best)()
 
 
 def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
-    # A learning rate of zero never lowers the loss after the first epoch (batch norm statistics still move it up or down a
-    # little, so patience counts from the best epoch).
+    # A learning rate of zero never lowers the loss after the first epoch (batch norm statistics still move it
+    # up or down a little, so patience counts from the best epoch).
     config = experiment("grading-only", "smoke", epochs=12, patience=2, learning_rate=0.0, steps_per_epoch=1)
     history = fit(config, synthetic_copy, tmp_path, progress=False).history
     best = int(history["val/loss"].argmin())
@@ -133,7 +144,9 @@ def test_single_task_runs(name, synthetic_copy, tmp_path):
 
 
 def test_scores_agree_with_a_plain_loop(undisturbed, synthetic_copy):
-    """`evaluate` against the most naive way to the same accuracy and pooled Dice, in float32 as `Scores` sees it."""
+    """`evaluate` against the most naive way to the same accuracy and pooled Dice, in float32 as `Scores`
+    sees it.
+    """
     network, config = load_model(undisturbed.checkpoint(), device="cpu")
     data = FundusData(config, synthetic_copy, split(synthetic_copy.table))
     scores = Scores(config.tasks)
@@ -147,7 +160,10 @@ def test_scores_agree_with_a_plain_loop(undisturbed, synthetic_copy):
             logits = network(batch["image"])["segmentation"]
             scores.update("segmentation", logits, batch)
             predicted, true = logits[:, 4] > 0, batch["mask"][:, 4] > 0
-            both, sizes = both + (predicted & true).sum().item(), sizes + predicted.sum().item() + true.sum().item()
+            both, sizes = (
+                both + (predicted & true).sum().item(),
+                sizes + predicted.sum().item() + true.sum().item(),
+            )
     metrics = scores.compute()
     assert metrics["grading/accuracy"] == pytest.approx(right / total)
     # Scores are counted in a thousand steps: pixels within half a step of 0.5 may fall on either side.
@@ -155,21 +171,35 @@ def test_scores_agree_with_a_plain_loop(undisturbed, synthetic_copy):
 
 
 def test_the_named_runs_of_the_report():
-    lambdas = {name: entry.config.lambda_cls for name, entry in EXPERIMENTS.items() if name.startswith("shared")}
+    lambdas = {
+        name: entry.config.lambda_cls for name, entry in EXPERIMENTS.items() if name.startswith("shared")
+    }
     assert lambdas == {
         "shared-lambda-0.1": 0.1, "shared-lambda-1": 1.0, "shared-lambda-10": 10.0,
         "shared-lambda-0.1-noaug": 0.1, "shared-lambda-1-noaug": 1.0,
     }  # fmt: skip
     paper = experiment("shared-lambda-0.1", "paper")
-    assert (paper.encoder_name, paper.epochs, paper.patience, paper.protocol) == ("efficientnet-b0", 50, 10, "paper")
-    for wrong in ({"name": "nothing"}, {"name": "grading-only", "lamda": 1}, {"name": "grading-only", "grading_size": 100}):
+    assert (paper.encoder_name, paper.epochs, paper.patience, paper.protocol) == (
+        "efficientnet-b0",
+        50,
+        10,
+        "paper",
+    )
+    for wrong in (
+        {"name": "nothing"},
+        {"name": "grading-only", "lamda": 1},
+        {"name": "grading-only", "grading_size": 100},
+    ):
         with pytest.raises(MTLError):
             experiment(profile="smoke", **wrong)
 
 
 def test_one_class_three_networks():
     both = SharedEncoder("resnet18", None)
-    grading, segmentation = SharedEncoder("resnet18", None, ("grading",)), SharedEncoder("resnet18", None, ("segmentation",))
+    grading, segmentation = (
+        SharedEncoder("resnet18", None, ("grading",)),
+        SharedEncoder("resnet18", None, ("segmentation",)),
+    )
 
     def parameters(network: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in network.parameters())
@@ -181,7 +211,9 @@ def test_one_class_three_networks():
         SharedEncoder("resnet18", None, ())
 
 
-@pytest.mark.parametrize("encoder_name", ["resnet18", "vgg16_bn", "efficientnet-b0", "tu-tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "encoder_name", ["resnet18", "vgg16_bn", "efficientnet-b0", "tu-tf_efficientnet_lite0"]
+)
 @pytest.mark.parametrize("size", [64, 160])
 def test_any_encoder_any_size(encoder_name, size):
     network = SharedEncoder(encoder_name, None).eval()
@@ -220,7 +252,9 @@ def test_mtl_train_leaves_a_record(monkeypatch, tmp_path, capsys):
         pytest.param(
             ("train", "grading-only", "--profile", "gpu"),
             "--profile cpu",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="asked back only where there is no GPU"),
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available(), reason="asked back only where there is no GPU"
+            ),
         ),
     ],
 )

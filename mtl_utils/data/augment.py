@@ -1,4 +1,6 @@
-"""Augmentation: the recipe of each paper, behind one module, since albumentations 2.0.8 is its last release under MIT."""
+"""Augmentation: the recipe of each paper, behind one module, since albumentations 2.0.8 is its last release
+under MIT.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ def _rotate() -> A.BasicTransform:
 
 
 def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None = None) -> A.Compose:
-    """The shared-encoder report's augmentation (its author's public configuration; the text prints no settings).
+    """The shared-encoder report's augmentation (its author's public configuration; the text prints no
+    settings).
 
-    Grading: random resized crop (0.8-1.0 of the area), horizontal flip 0.5, vertical flip 0.2, rotation +-15 degrees, blur 0.25,
-    colour jitter 0.25. Segmentation: random crop, horizontal flip 0.5, rotation +-15 degrees, blur 0.25, brightness and contrast
-    +-10 % with probability 0.25. Strength of jitter and blur is printed nowhere; we take albumentations' usual small ones.
+    Grading: random resized crop (0.8-1.0 of the area), horizontal flip 0.5, vertical flip 0.2, rotation +-15
+    degrees, blur 0.25, colour jitter 0.25. Segmentation: random crop, horizontal flip 0.5, rotation +-15
+    degrees, blur 0.25, brightness and contrast +-10 % with probability 0.25. Strength of jitter and blur is
+    printed nowhere; we take albumentations' usual small ones.
 
     Args:
         task: 'grading' or 'segmentation'.
@@ -72,4 +76,10 @@ def crop_only(crop_size: int | None) -> list[A.BasicTransform]:
 
 
 def _resize(image_size: int) -> A.BasicTransform:
-    return A.Resize(height=image_size, width=image_size, interpolation=cv2.INTER_AREA, mask_interpolation=cv2.INTER_AREA, p=1.0)
+    return A.Resize(
+        height=image_size,
+        width=image_size,
+        interpolation=cv2.INTER_AREA,
+        mask_interpolation=cv2.INTER_AREA,
+        p=1.0,
+    )

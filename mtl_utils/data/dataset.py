@@ -1,4 +1,6 @@
-"""One torch Dataset for all tasks. A sample may lack its grade or its masks; it says so, and the losses leave the gap out."""
+"""One torch Dataset for all tasks. A sample may lack its grade or its masks; it says so, and the losses
+leave the gap out.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ class FundusDataset(Dataset):
         copy: the working copy.
         rows: positions in its table, as from `Split.rows`.
         transform: from `data.augment`; None gives the pictures as they are.
-        seed: of the augmentation; a trainer gives another one each epoch. Sample i depends on `seed` and i alone, not on the
-            order or the process in which it is drawn.
+        seed: of the augmentation; a trainer gives another one each epoch. Sample i depends on `seed` and i
+            alone, not on the order or the process in which it is drawn.
 
     Each sample is a dict:
         image: float32 (3, H, W), RGB in [0, 1].
@@ -33,7 +35,9 @@ class FundusDataset(Dataset):
         row: int64, position in the table.
     """
 
-    def __init__(self, copy: WorkingCopy, rows: Sequence[int], transform: A.Compose | None = None, seed: int = 0):
+    def __init__(
+        self, copy: WorkingCopy, rows: Sequence[int], transform: A.Compose | None = None, seed: int = 0
+    ):
         self.copy = copy
         self.rows = np.asarray(rows, dtype=int)
         self.transform = transform
@@ -49,7 +53,9 @@ class FundusDataset(Dataset):
             picture["mask"] = np.moveaxis(self.copy.mask(row), 0, -1)
         if self.transform is not None:
             # albumentations keeps random generators of its own, which no global seed reaches.
-            self.transform.set_random_seed(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+            self.transform.set_random_seed(
+                int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+            )
             picture = self.transform(**picture)
         height, width = picture["image"].shape[:2]
         mask = picture.get("mask", np.zeros((height, width, len(LESIONS)), np.uint8))

@@ -1,8 +1,8 @@
 """Which photographs a network learns from, is chosen on, and is judged on: two protocols by name.
 
-`paper` is what the four papers do: the official splits as printed, and the test split doubles as the validation split.
-`clean`, the default, keeps the official test splits whole, so that figures can be put beside published ones, and takes from the
-training side whatever spoils them.
+`paper` is what the four papers do: the official splits as printed, and the test split doubles as the
+validation split. `clean`, the default, keeps the official test splits whole, so that figures can be put
+beside published ones, and takes from the training side whatever spoils them.
 """
 
 from __future__ import annotations
@@ -49,20 +49,26 @@ class Split:
             MTLError: unknown role or task.
         """
         if role not in ROLES or task not in TASK_PARTS:
-            raise MTLError(f"no role {role!r} or no task {task!r}. Roles: {', '.join(ROLES)}; tasks: {', '.join(TASK_PARTS)}.")
+            raise MTLError(
+                f"no role {role!r} or no task {task!r}. "
+                f"Roles: {', '.join(ROLES)}; tasks: {', '.join(TASK_PARTS)}."
+            )
         if self.protocol == "paper" and role == "val":
             role = "test"  # what the papers do, and what chapter 04 warns of
         return np.flatnonzero((self.roles == role) & (self.tasks == task))
 
     def counts(self) -> pd.DataFrame:
         """Number of photographs by role (rows) and task (columns)."""
-        return pd.DataFrame({task: {role: len(self.rows(role, task)) for role in ROLES} for task in TASK_PARTS})
+        return pd.DataFrame(
+            {task: {role: len(self.rows(role, task)) for role in ROLES} for task in TASK_PARTS}
+        )
 
 
 def _reasons(table: pd.DataFrame) -> pd.Series:
     """Why a training photograph is left out by the clean protocol; missing where it stays."""
     training = table.split == "train"
-    # Any task's test split counts: a shared encoder that was graded on a photograph has seen it, masks or no masks.
+    # Any task's test split counts: a shared encoder that was graded on a photograph has seen it, masks or no
+    # masks.
     leaked = training & table.photo.isin(table.photo[~training])
     candidates = table[training & ~leaked]
     same = candidates.groupby(["part", "photo"])
@@ -76,18 +82,26 @@ def _reasons(table: pd.DataFrame) -> pd.Series:
 
 
 def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
-    """Bool (N,): which of these training photographs validate. All files of a photograph fall on the same side."""
+    """Bool (N,): which of these training photographs validate. All files of a photograph fall on the same
+    side.
+    """
     kinds = table.part + table.grade.astype("string").fillna("-")
-    folds = min(VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in TASK_PARTS.values()))
+    folds = min(
+        VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in TASK_PARTS.values())
+    )
     if folds >= 2:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class")  # a tiny set need not have every grade on both sides
+            warnings.filterwarnings(
+                "ignore", "The least populated class"
+            )  # a tiny set need not have every grade on both sides
             for _, chosen in splitter.split(table, kinds, groups=table.photo):
                 validates = np.isin(np.arange(len(table)), chosen)
                 if table.part[validates].nunique() == table.part[~validates].nunique() == len(TASK_PARTS):
                     return validates
-    raise MTLError("too few photographs to carve a validation split from: each part needs at least two for training")
+    raise MTLError(
+        "too few photographs to carve a validation split from: each part needs at least two for training"
+    )
 
 
 def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:
@@ -110,7 +124,11 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:
     if protocol == "clean":
         reasons = _reasons(table)
         left_out = reasons.notna()
-        dropped = table.loc[left_out, ["part", "split", "name"]].assign(reason=reasons[left_out]).reset_index(drop=True)
+        dropped = (
+            table.loc[left_out, ["part", "split", "name"]]
+            .assign(reason=reasons[left_out])
+            .reset_index(drop=True)
+        )
         roles[left_out] = "dropped"
         training = np.flatnonzero(roles == "train")
         roles[training[_validation(table.iloc[training], seed)]] = "val"

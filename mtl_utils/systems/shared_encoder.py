@@ -1,7 +1,8 @@
-"""The shared-encoder report (Sandu, 'Multi-Task Vision Model for Disease Grading and Lesion Segmentation', 2025).
+"""The shared-encoder report (Sandu, 'Multi-Task Vision Model for Disease Grading and Lesion Segmentation',
+2025).
 
-A U-Net whose encoder serves two tasks: the decoder draws five masks, and a small head on the deepest features grades the
-disease. One class is the multi-task network and both single-task baselines.
+A U-Net whose encoder serves two tasks: the decoder draws five masks, and a small head on the deepest features
+grades the disease. One class is the multi-task network and both single-task baselines.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class SharedEncoder(nn.Module):
             raise MTLError(f"tasks are {tuple(tasks)}; give one or both of {', '.join(TASKS)}")
         self.tasks = tuple(tasks)
         encoder = create_encoder(encoder_name, encoder_weights, depth=len(decoder_channels))
-        # Every encoder wants the normalisation that it was trained with; inside the network, and its checkpoints, nobody forgets it.
+        # Every encoder wants the normalisation that it was trained with; inside the network, and its
+        # checkpoints, nobody forgets it.
         self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1))
         self.encoder = encoder.network
@@ -63,10 +65,13 @@ class SharedEncoder(nn.Module):
         if "grading" in tasks:
             self.grading_head = ClassificationHead(channels[-1], len(GRADES), pooling="avg", dropout=dropout)
         if "segmentation" in tasks:
-            self.decoder = smp.decoders.unet.decoder.UnetDecoder(channels, decoder_channels, n_blocks=len(decoder_channels))
+            self.decoder = smp.decoders.unet.decoder.UnetDecoder(
+                channels, decoder_channels, n_blocks=len(decoder_channels)
+            )
             self.segmentation_head = SegmentationHead(decoder_channels[-1], len(LESIONS), kernel_size=3)
-            # Not in the report: almost no pixel is a lesion, so each starts at that guess instead of at one half. It saves the
-            # first epochs, which would do nothing but lower this bias (Lin et al., Focal Loss for Dense Object Detection, 4.1).
+            # Not in the report: almost no pixel is a lesion, so each starts at that guess instead of at one
+            # half. It saves the first epochs, which would do nothing but lower this bias (Lin et al., Focal
+            # Loss for Dense Object Detection, 4.1).
             nn.init.constant_(self.segmentation_head[0].bias, log(LESION_PRIOR / (1 - LESION_PRIOR)))
         self.to(memory_format=torch.channels_last)  # two to four times faster on a CPU, and faster on a GPU
 

@@ -54,7 +54,7 @@ class Config:
         segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures
             judged.
         batch_size: photographs of each task in a step.
-        epochs: at the most; an epoch shows every photograph of the larger task once.
+        epochs: at the most; an epoch takes as many samples of each task as the larger task has photographs.
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
         learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
         patience: epochs without a lower validation loss until training stops.
@@ -291,7 +291,12 @@ class FundusData(L.LightningDataModule):
         config, size = self.config, self._size(task)
         crop = config.crop_size if task == "segmentation" else None
         transform = report_recipe(task, True, size, crop) if config.augment else resize_recipe(size, crop)
-        dataset = FundusDataset(self.copy, self.parts.rows("train", task), transform, seed)
+        # IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task in
+        # every run, and photographs with masks come back, each time augmented anew: so the single-task and
+        # the multi-task network take equally many steps, and none wins by having trained longer.
+        longest = max(len(self.parts.rows("train", each)) for each in TASKS)
+        rows = np.resize(self.parts.rows("train", task), longest)
+        dataset = FundusDataset(self.copy, rows, transform, seed)
         return DataLoader(
             dataset,
             batch_size=config.batch_size,

@@ -291,9 +291,9 @@ class FundusData(L.LightningDataModule):
         config, size = self.config, self._size(task)
         crop = config.crop_size if task == "segmentation" else None
         transform = report_recipe(task, True, size, crop) if config.augment else resize_recipe(size, crop)
-        # IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task in
-        # every run, and photographs with masks come back, each time augmented anew: so the single-task and
-        # the multi-task network take equally many steps, and none wins by having trained longer.
+        # IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task
+        # in every run, and photographs with masks come back, each time augmented anew: the single-task and
+        # the multi-task network take equally many steps, so none wins by having trained longer.
         longest = max(len(self.parts.rows("train", each)) for each in TASKS)
         rows = np.resize(self.parts.rows("train", task), longest)
         dataset = FundusDataset(self.copy, rows, transform, seed)

@@ -99,7 +99,7 @@ LESSON_SIZES: dict[str, dict] = {
         "lr_gamma": 0.7,
         "steps_per_epoch": 14,
     },
-    "gpu": {**SIZES["gpu"], "epochs": 12, "lr_gamma": 0.8},
+    "gpu": {**SIZES["gpu"], "epochs": 8, "lr_gamma": 0.7},
     "paper": SIZES["paper"],
 }
 

@@ -11,7 +11,8 @@ from mtl_utils.losses import grading_loss, segmentation_loss, weighted_sum
 
 
 def test_grading_loss_by_hand():
-    # Photograph 0: logits (2, 0, 0, 0, 0), grade 0: -ln(e^2 / (e^2 + 4)). Photograph 1: all equal: ln 5. Mean of both.
+    # Photograph 0: logits (2, 0, 0, 0, 0), grade 0: -ln(e^2 / (e^2 + 4)). Photograph 1: all equal: ln 5. Mean
+    # of both.
     logits = torch.tensor([[2.0, 0, 0, 0, 0], [1.0, 1, 1, 1, 1]])
     expected = (-log(exp(2) / (exp(2) + 4)) + log(5)) / 2
     assert grading_loss(logits, torch.tensor([0, 4])).item() == pytest.approx(expected, rel=1e-6)

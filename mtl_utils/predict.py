@@ -1,0 +1,276 @@
+"""A photograph in, a grade and masks out: any fundus photograph, at its own size, with a trained network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import ImageOps
+from tqdm.auto import tqdm
+
+from mtl_utils.data.augment import report_recipe
+from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
+from mtl_utils.data.idrid import open_picture
+from mtl_utils.data.prepare import shrink
+from mtl_utils.errors import DataError, MTLError
+from mtl_utils.lesions import GRADE_NAMES, LESIONS
+from mtl_utils.plots import overlay
+from mtl_utils.systems.shared_encoder import SharedEncoder
+from mtl_utils.training import Config, load_model
+
+MARKED = 0.5
+"""From this probability on a pixel counts as marked."""
+
+NOTE = "For learning only. Not a medical device: do not use this to make decisions about a person's health."
+_LEAST_COLOUR = (
+    0.05  # a retina's channels differ by half of its brightness; those of a grey picture by rounding
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one photograph of height H and width W.
+
+    Attributes:
+        photograph: RGB, uint8 (H, W, 3), as it was given.
+        fov: where the lit part was found.
+        config: of the network.
+        probabilities: of the grades 0-4, float64 (5,), sum 1; None from a network that does not grade.
+        masks: lesion -> probability of each pixel, float32 (H, W) in [0, 1], 0 outside the field of view's
+            box; empty from a network that does not segment.
+    """
+
+    photograph: np.ndarray
+    fov: FieldOfView
+    config: Config
+    probabilities: np.ndarray | None = None
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def grade(self) -> int | None:
+        """The most probable grade; None from a network that does not grade."""
+        return None if self.probabilities is None else int(self.probabilities.argmax())
+
+    def summary(self) -> str:
+        """One line for people: the grade, and how much of the field of view's box each lesion covers."""
+        parts = []
+        if self.probabilities is not None:
+            parts.append(
+                f"grade {self.grade} ({GRADE_NAMES[self.grade]}), probability {self.probabilities.max():.2f}"
+            )
+        if self.masks:
+            shares = {
+                lesion: (mask >= MARKED).sum() / self.fov.side**2 for lesion, mask in self.masks.items()
+            }
+            marked = ", ".join(f"{lesion} {share:.2%}" for lesion, share in shares.items() if share)
+            parts.append(f"marked: {marked or 'nothing'}")
+        return "; ".join(parts)
+
+
+def open_photograph(path: str | Path) -> np.ndarray:
+    """Read a colour photograph upright, as a viewer shows it: RGB, uint8 (H, W, 3).
+
+    Raises:
+        DataError: the file is missing, a folder, damaged, no picture, or has no colour. The message names it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the photographs in it, as in '{path / '*.jpg'}'")
+    with open_picture(path) as image:
+        # Cameras note in the file how they were held. Transparency says nothing about the eye and is dropped.
+        photograph = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    sample = photograph[::4, ::4]
+    if np.ptp(sample, axis=2).mean() < _LEAST_COLOUR * sample.max(axis=2).mean():
+        raise DataError(
+            f"{path} is a grey picture. The course's networks know colour photographs only: give that one."
+        )
+    return photograph
+
+
+@torch.inference_mode()
+def predict_photograph(network: SharedEncoder, config: Config, image: np.ndarray) -> Prediction:
+    """Grade a photograph, and mark its lesions at its own size.
+
+    It takes the way that the training photographs took: cut to the field of view, padded to a square, shrunk
+    to the working copy's size and from there to each task's. The masks go the same way back.
+
+    Args:
+        network: in evaluation mode, as from `training.load_model`.
+        config: its configuration, from the same call.
+        image: RGB, uint8 (H, W, 3).
+
+    Raises:
+        DataError: no field of view in the picture, or not an RGB photograph.
+    """
+    fov = field_of_view(image)
+    square = shrink(crop_square(image, fov), config.copy_size)
+    logits = {task: _forward(network, task, square, config).cpu() for task in config.tasks}
+    grading, segmentation = logits.get("grading"), logits.get("segmentation")
+    return Prediction(
+        photograph=image,
+        fov=fov,
+        config=config,
+        probabilities=None if grading is None else grading.double().softmax(dim=0).numpy(),
+        masks={}
+        if segmentation is None
+        else _masks_at_own_size(segmentation.sigmoid().numpy(), fov, image.shape[:2]),
+    )
+
+
+def _forward(network: SharedEncoder, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
+    size = config.grading_size if task == "grading" else config.segmentation_size
+    picture = report_recipe(task, train=False, image_size=size)(image=square)["image"]
+    batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
+    return network(batch.to(next(network.parameters()).device), tasks=(task,))[task][0].float()
+
+
+def _masks_at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    side = (fov.side, fov.side)
+    method = cv2.INTER_AREA if fov.side < masks.shape[-1] else cv2.INTER_LINEAR
+    return {
+        lesion: uncrop(cv2.resize(mask, side, interpolation=method), fov, shape)
+        for lesion, mask in zip(LESIONS, masks, strict=True)
+    }
+
+
+def checkpoint_facts(checkpoint: str | Path, config: Config) -> dict[str, object]:
+    """What a saved prediction tells about its checkpoint: the file's name and digest, the configuration."""
+    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    return {"file": Path(checkpoint).name, "sha256": digest, "config": asdict(config)}
+
+
+def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts: object) -> Path:
+    """Write a prediction as files: NAME.json; NAME_MA.png and so on, 8-bit probabilities (0-255 for 0-1) at
+    the photograph's own size; NAME_overlay.png, the photograph with what was marked (probability `MARKED`).
+
+    Each file comes whole or not at all, the JSON last. Files of the same names are replaced.
+
+    Args:
+        name: how the files' names begin.
+        out: folder, made where it is missing.
+        **facts: more to write into the JSON, as `photograph="a/eye.jpg"`.
+
+    Returns:
+        The path of the JSON file.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {lesion: (mask * 255).round().astype(np.uint8) for lesion, mask in prediction.masks.items()}
+    if prediction.masks:
+        pictures["overlay"] = overlay(prediction.photograph, prediction.masks, MARKED)[
+            ..., ::-1
+        ]  # OpenCV writes BGR
+    files = {key: out / f"{name}_{key}.png" for key in pictures}
+    for key, picture in pictures.items():
+        _write(files[key], cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes())
+    about = _about(prediction) | facts | {"files": {key: path.name for key, path in files.items()}}
+    path = out / f"{name}.json"
+    _write(path, (json.dumps(about, indent=1) + "\n").encode())
+    return path
+
+
+def _about(prediction: Prediction) -> dict[str, object]:
+    height, width = prediction.photograph.shape[:2]
+    about: dict[str, object] = {
+        "note": NOTE,
+        "size": {"width": width, "height": height},
+        "field_of_view": asdict(prediction.fov),
+        "encoder_name": prediction.config.encoder_name,
+    }
+    if prediction.probabilities is not None:
+        about["grade"] = prediction.grade
+        about["grade_name"] = GRADE_NAMES[prediction.grade]
+        about["probabilities"] = prediction.probabilities.tolist()
+    return about
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Written(NamedTuple):
+    """One photograph of `predict_files`."""
+
+    photograph: Path
+    prediction: Prediction
+    json: Path
+
+
+def predict_files(
+    photographs: Sequence[str | Path], checkpoint: str | Path, out: str | Path, progress: bool = False
+) -> Iterator[Written]:
+    """Predict photographs one after another; save each prediction under a name of its own (`output_names`).
+
+    A photograph that cannot be predicted does not stop the others: the errors come together, at the end.
+
+    Raises:
+        MTLError: no such checkpoint, or it is damaged, or two photographs would write the same files. Nothing
+            was done then.
+        DataError: at the end; a line for each photograph that could not be predicted, and why.
+    """
+    names = output_names(photographs)
+    network, config = load_model(checkpoint)
+    facts = {"checkpoint": checkpoint_facts(checkpoint, config)}
+    problems = []
+    for path, name in tqdm(
+        list(zip(map(Path, photographs), names, strict=True)), desc="photographs", disable=not progress
+    ):
+        try:
+            prediction = _predict_file(network, config, path)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            yield Written(
+                path, prediction, save_prediction(prediction, name, out, photograph=str(path), **facts)
+            )
+    if problems:
+        raise DataError(f"{len(problems)} of {len(names)} photographs could not be predicted:", problems)
+
+
+def _predict_file(network: SharedEncoder, config: Config, path: Path) -> Prediction:
+    image = open_photograph(path)
+    try:
+        return predict_photograph(network, config, image)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def output_names(photographs: Sequence[str | Path]) -> list[str]:
+    """A name for each photograph's files: its own; where several have the same, with its folder's before it.
+
+    Raises:
+        MTLError: even so two would get the same name.
+
+    >>> output_names(["visit1/left.jpg", "visit2/left.jpg", "visit2/right.jpg"])
+    ['visit1_left', 'visit2_left', 'right']
+    """
+    paths = [Path(photograph) for photograph in photographs]
+    stems = [path.stem.casefold() for path in paths]  # some file systems do not tell 'Left' from 'left'
+    names = [
+        path.stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}_{path.stem}"
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+    takers = defaultdict(list)
+    for name, path in zip(names, paths, strict=True):
+        takers[name.casefold()].append(str(path))
+    for same in takers.values():
+        if len(same) > 1:
+            raise MTLError(
+                f"{' and '.join(same)} would write the same files. "
+                "Predict them one at a time, each with an --out of its own."
+            )
+    return names

@@ -1,0 +1,173 @@
+"""What a reader can click on in a notebook; in the built book, where no kernel is live, it still shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from importlib.resources import files
+
+import cv2
+import ipywidgets as widgets
+from IPython import get_ipython
+from IPython.display import HTML, display
+from IPython.utils.capture import capture_output
+from jupyterquiz import display_quiz
+
+from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.errors import MTLError
+from mtl_utils.lesions import LESION_NAMES, LESIONS
+from mtl_utils.plots import overlay, overlay_sheet
+
+# ---------------------------------------------------------------- quizzes
+
+# White on these, and these on white, have a contrast of at least 4.5 : 1.
+QUIZ_COLOURS = {
+    "--jq-multiple-choice-bg": "#1f4e79",
+    "--jq-many-choice-bg": "#5b3a8c",
+    "--jq-numeric-bg": "#1f4e79",
+    "--jq-numeric-input-bg": "#ffffff",
+    "--jq-numeric-input-label": "#101010",
+    "--jq-correct-color": "#00734f",
+    "--jq-incorrect-color": "#b3261e",
+    "--jq-text-color": "#ffffff",
+}
+
+# The package writes for slides: smaller, for a page, and readable on a dark one.
+QUIZ_STYLE = """<style>
+.Quiz { font-size: 1rem; line-height: 1.35; }
+.Quiz .Feedback { font-size: 1rem; text-align: left; padding: 0 .6rem; }
+.Quiz .Feedback.correct, .Quiz .Feedback.incorrect { background: #fff; border-radius: 6px; padding: .5rem; }
+.Quiz .MCButton { font-size: 1rem; line-height: 1.3; }
+.Quiz .MCButton:focus-within { outline: 3px solid #d55e00; }
+.Quiz .MCButton input { position: absolute; opacity: 0; }
+.Quiz input.Input-text { color: #101010; border: 1px solid #767676; }
+.quiz-text { max-width: 600px; margin: 1rem auto; }
+</style>"""
+
+
+def read_quiz(chapter: str) -> list[dict]:
+    """The questions of a chapter, as jupyterquiz wants them.
+
+    Args:
+        chapter: two digits, as '02'.
+
+    Raises:
+        MTLError: this chapter has no quiz.
+    """
+    folder = files("mtl_utils") / "quizzes"
+    path = folder / f"{chapter}.json"
+    if not path.is_file():
+        there = sorted(
+            file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")
+        )
+        raise MTLError(f"no quiz for chapter {chapter!r}. There are: {', '.join(there)}.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _right(answer: dict) -> bool:
+    return answer.get("correct", False)
+
+
+def _value(answer: dict) -> str:
+    """An answer in words: its text, its number, or its range."""
+    if "range" in answer:
+        low, high = answer["range"]
+        return f"from {low} to below {high}"
+    return str(answer.get("answer", answer.get("value", "")))
+
+
+def quiz_text(questions: list[dict]) -> str:
+    """The questions with their right answers as HTML, folded away: for a browser that runs no scripts, for
+    print, and for everyone who would rather read.
+
+    >>> answers = [{"value": 2, "correct": True, "feedback": "Yes."}]
+    >>> print(quiz_text([{"question": "1 + 1?", "type": "numeric", "answers": answers}]))
+    <details class="quiz-text"><summary>The questions and their answers as text</summary><ol>
+    <li>1 + 1?<br><strong>2</strong>: Yes.</li>
+    </ol></details>
+    """
+    items = []
+    for question in questions:
+        right = (answer for answer in question["answers"] if _right(answer))
+        lines = [
+            question["question"],
+            *(f"<strong>{_value(answer)}</strong>: {answer['feedback']}" for answer in right),
+        ]
+        items.append(f"<li>{'<br>'.join(lines)}</li>\n")
+    summary = "<summary>The questions and their answers as text</summary>"
+    return f'<details class="quiz-text">{summary}<ol>\n{"".join(items)}</ol></details>'
+
+
+def quiz(chapter: str) -> None:
+    """Show the quiz of a chapter; its questions are in `mtl_utils/quizzes/NN.json`.
+
+    It works without a kernel and without a network: jupyterquiz puts its script into the output itself.
+    Below it stand the questions and answers as text.
+
+    Args:
+        chapter: two digits, as '02'.
+
+    Raises:
+        MTLError: this chapter has no quiz.
+    """
+    questions = read_quiz(chapter)
+    # jupyterquiz draws its element's id from Python's generator. `setup` seeds that: of two notebooks open in
+    # one JupyterLab page, both would draw the same id, and one would show the other's quiz.
+    state = random.getstate()
+    random.seed(f"quiz of chapter {chapter}")
+    try:
+        with capture_output() as captured:
+            display_quiz(questions, colors=QUIZ_COLOURS)
+    finally:
+        random.setstate(state)
+    frame, script = captured.outputs
+    html = frame.data["text/html"]
+    html += "</div>" * (html.count("<div") - html.count("</div"))  # jupyterquiz leaves its element open
+    display(HTML(html + QUIZ_STYLE + quiz_text(questions)))
+    script.display()
+
+
+# ---------------------------------------------------------------- chapter 01: the overlay explorer
+
+
+def is_live() -> bool:
+    """Is somebody there to move a slider?
+
+    A cell that a person runs may ask for input. nbclient, which executes the notebooks for the book and for
+    the tests, forbids it.
+    """
+    request = getattr(get_ipython(), "get_parent", dict)()
+    return request.get("content", {}).get("allow_stdin", False)
+
+
+def overlay_explorer(copy: WorkingCopy, rows: Sequence[int], label: str) -> None:
+    """Choose a photograph, lesions and an opacity, and see the masks over the photograph.
+
+    Args:
+        copy: the working copy.
+        rows: positions of photographs with masks, at least one.
+        label: names the data, as `Runtime.label`.
+    """
+    if not is_live():
+        overlay_sheet(copy, rows[:3], label)
+        return
+    titles = copy.table.iloc[rows][["split", "name"]].agg(" ".join, axis=1)
+    photograph = widgets.Dropdown(options=list(zip(titles, rows)), description="photograph")
+    ticks = {name: widgets.Checkbox(True, description=LESION_NAMES[name], indent=False) for name in LESIONS}
+    opacity = widgets.FloatSlider(0.45, min=0, max=1, step=0.05, description="opacity")
+    picture = widgets.HTML()
+
+    def draw(*_) -> None:
+        masks = dict(zip(LESIONS, copy.mask(photograph.value), strict=True))
+        shown = {name: masks[name] for name, tick in ticks.items() if tick.value}
+        pixels = overlay(copy.image(photograph.value), shown, fill=opacity.value)
+        png = base64.b64encode(cv2.imencode(".png", pixels[..., ::-1])[1]).decode()
+        alt = f"{photograph.label} ({label}), marked: {', '.join(shown) or 'nothing'}"
+        picture.value = f'<img src="data:image/png;base64,{png}" alt="{alt}" width="512">'
+
+    for control in (photograph, opacity, *ticks.values()):
+        control.observe(draw, "value")
+    draw()
+    display(widgets.HBox([widgets.VBox([photograph, opacity, *ticks.values()]), picture]))

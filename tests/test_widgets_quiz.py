@@ -1,0 +1,84 @@
+"""Every quiz is whole, and shows in a page without a kernel, without a network and without scripts."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+from bs4 import BeautifulSoup
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+from mtl_utils.errors import MTLError
+from mtl_utils.widgets import quiz_text, read_quiz
+
+CHAPTERS = sorted(path.name.removesuffix(".json") for path in (files("mtl_utils") / "quizzes").iterdir())
+KINDS = ("multiple_choice", "many_choice", "numeric")
+
+each_quiz = pytest.mark.parametrize("chapter", CHAPTERS)
+
+
+@each_quiz
+def test_a_quiz_is_whole(chapter: str) -> None:
+    questions = read_quiz(chapter)
+    assert len(questions) >= 3
+    for question in questions:
+        assert question["question"] and question["type"] in KINDS, question
+        answers = question["answers"]
+        right = sum(answer.get("correct", False) for answer in answers)
+        assert len(answers) >= 2 and right >= 1, question["question"]
+        assert right == 1 or question["type"] != "multiple_choice", question["question"]
+        assert all(answer["feedback"] for answer in answers), question["question"]
+        if question["type"] != "numeric":
+            assert all(answer["answer"] for answer in answers), question["question"]
+
+
+@each_quiz
+def test_a_quiz_needs_nothing_that_the_book_has_not(chapter: str) -> None:
+    """No TeX (no page loads MathJax), no Markdown (jupyterquiz reads HTML), no pictures from elsewhere."""
+    for question in read_quiz(chapter):
+        answers = [
+            text for answer in question["answers"] for text in answer.values() if isinstance(text, str)
+        ]
+        for text in (question["question"], *answers):
+            assert not re.search(r"\$|\\\(|\]\(|\*\*|`|<img|https?:", text), text
+
+
+@each_quiz
+def test_questions_and_right_answers_are_there_as_text(chapter: str) -> None:
+    questions = read_quiz(chapter)
+    page = BeautifulSoup(quiz_text(questions), "html.parser")
+    items = page.select("details > ol > li")
+    assert len(items) == len(questions)
+    for item, question in zip(items, questions, strict=True):
+        right = [answer for answer in question["answers"] if answer.get("correct")]
+        assert len(item.find_all("strong")) >= len(right)
+        for answer in right:
+            assert BeautifulSoup(answer["feedback"], "html.parser").get_text() in item.get_text()
+
+
+def test_an_unknown_chapter_is_refused() -> None:
+    with pytest.raises(MTLError, match=r"no quiz for chapter 'x1'.*00"):
+        read_quiz("x1")
+
+
+def test_what_a_notebook_shows() -> None:
+    """Two outputs: the frame with the text, closed, and the script; ids differ from chapter to chapter."""
+    source = "import random; from mtl_utils.widgets import quiz; random.seed(0); quiz('{}'); random.random()"
+    again = new_code_cell("random.seed(0); random.random()")
+    chapters = (CHAPTERS * 2)[:2]
+    notebook = new_notebook(cells=[*(new_code_cell(source.format(chapter)) for chapter in chapters), again])
+    NotebookClient(notebook).execute()
+    ids = []
+    for cell in notebook.cells[:-1]:
+        frame, script, drawn = cell.outputs
+        html, javascript = frame.data["text/html"], script.data["application/javascript"]
+        assert html.count("<div") == html.count("</div")
+        page = BeautifulSoup(html, "html.parser")
+        ids.append(page.div["id"])
+        assert page.find("details") is not None and page.find(src=True) is None
+        assert ids[-1] in javascript and read_quiz(chapters[0])[0]["type"] in javascript
+        # The lesson's own random numbers stay what they would be without a quiz.
+        assert drawn.data["text/plain"] == notebook.cells[-1].outputs[0].data["text/plain"]
+    assert len(set(ids)) == len(set(chapters))

@@ -54,6 +54,8 @@ class Config:
         segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures
             judged.
         batch_size: photographs of each task in a step.
+        one_pass: the photographs of both tasks go through the encoder together; False: a pass per task, as in
+            the report.
         epochs: at the most; an epoch takes as many samples of each task as the larger task has photographs.
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
         learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
@@ -74,6 +76,7 @@ class Config:
     segmentation_size: int = 512
     crop_size: int = 256
     batch_size: int = 8
+    one_pass: bool = False
     epochs: int = 50
     steps_per_epoch: int | None = None
     learning_rate: float = 1e-3
@@ -92,6 +95,11 @@ class Config:
         if self.crop_size > self.segmentation_size:
             raise MTLError(
                 f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}"
+            )
+        if self.one_pass and self.grading_size != self.crop_size:
+            raise MTLError(
+                f"one_pass needs pictures of one size: grading_size {self.grading_size}, "
+                f"crop_size {self.crop_size}"
             )
 
     @property
@@ -187,17 +195,31 @@ class MultiTaskModule(L.LightningModule):
         self.save_hyperparameters({"config": asdict(config)})
 
     def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
-        # The two tasks' batches hold different photographs, so the encoder runs once for each, as in the
-        # report.
-        losses = {}
-        for task, task_batch in batch.items():
-            logits = self.network(task_batch["image"], tasks=(task,))[task]
-            losses[task] = task_loss(task, logits, task_batch)
+        logits = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
+        losses = {task: task_loss(task, logits[task], batch[task]) for task in batch}
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(
             {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
         )
         return total
+
+    def _pass_per_task(self, batch: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The report's way: the tasks' photographs differ, so the encoder runs once for each task."""
+        return {task: self.network(part["image"], tasks=(task,))[task] for task, part in batch.items()}
+
+    def _one_pass(self, batch: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """All photographs go through the encoder together, and each task's head takes its own.
+
+        Batch normalisation is why. Whole photographs and crops have different statistics. With a pass per
+        task it learns with each task's own, but keeps one running average of both, which fits neither when
+        the network is judged.
+        """
+        sizes = [len(part["image"]) for part in batch.values()]
+        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
+        by_task = zip(*(level.split(sizes) for level in features), strict=True)
+        return {
+            task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
+        }
 
     def on_train_epoch_start(self) -> None:
         # Dropout draws from torch's global generator: seeded per epoch, a resumed run repeats an undisturbed

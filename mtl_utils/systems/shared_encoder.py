@@ -85,9 +85,14 @@ class SharedEncoder(nn.Module):
         Returns:
             'grading': (B, 5); 'segmentation': (B, 5, H, W), channels as in `LESIONS`.
         """
-        image = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features = self.encoder(image)
-        tasks = self.tasks if tasks is None else tasks
+        return self.heads(self.features(image), self.tasks if tasks is None else tasks)
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's feature maps, from full size to 1/32, of RGB pictures (B, 3, H, W) in [0, 1]."""
+        return self.encoder(((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+
+    def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Logits of some tasks from `features`: what comes after the shared part."""
         logits = {}
         if "grading" in tasks:
             logits["grading"] = self.grading_head(features[-1])

@@ -31,9 +31,9 @@ MARKED = 0.5
 """From this probability on a pixel counts as marked."""
 
 NOTE = "For learning only. Not a medical device: do not use this to make decisions about a person's health."
-_LEAST_COLOUR = (
-    0.05  # a retina's channels differ by half of its brightness; those of a grey picture by rounding
-)
+
+# A retina's channels differ by half of its brightness, those of a grey picture by the rounding of JPEG.
+_LEAST_COLOUR = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,13 @@ class Prediction:
         return None if self.probabilities is None else int(self.probabilities.argmax())
 
     def summary(self) -> str:
-        """One line for people: the grade, and how much of the field of view's box each lesion covers."""
+        """One line for people: the grade, and how much of the photograph is marked as each lesion."""
         parts = []
         if self.probabilities is not None:
-            parts.append(
-                f"grade {self.grade} ({GRADE_NAMES[self.grade]}), probability {self.probabilities.max():.2f}"
-            )
+            name, probability = GRADE_NAMES[self.grade], self.probabilities.max()
+            parts.append(f"grade {self.grade} ({name}), probability {probability:.2f}")
         if self.masks:
-            shares = {
-                lesion: (mask >= MARKED).sum() / self.fov.side**2 for lesion, mask in self.masks.items()
-            }
+            shares = {lesion: (mask >= MARKED).mean() for lesion, mask in self.masks.items()}
             marked = ", ".join(f"{lesion} {share:.2%}" for lesion, share in shares.items() if share)
             parts.append(f"marked: {marked or 'nothing'}")
         return "; ".join(parts)
@@ -114,16 +111,12 @@ def predict_photograph(network: SharedEncoder, config: Config, image: np.ndarray
     fov = field_of_view(image)
     square = shrink(crop_square(image, fov), config.copy_size)
     logits = {task: _forward(network, task, square, config).cpu() for task in config.tasks}
-    grading, segmentation = logits.get("grading"), logits.get("segmentation")
-    return Prediction(
-        photograph=image,
-        fov=fov,
-        config=config,
-        probabilities=None if grading is None else grading.double().softmax(dim=0).numpy(),
-        masks={}
-        if segmentation is None
-        else _masks_at_own_size(segmentation.sigmoid().numpy(), fov, image.shape[:2]),
-    )
+    found = {}
+    if "grading" in logits:
+        found["probabilities"] = logits["grading"].double().softmax(dim=0).numpy()
+    if "segmentation" in logits:
+        found["masks"] = _masks_at_own_size(logits["segmentation"].sigmoid().numpy(), fov, image.shape[:2])
+    return Prediction(image, fov, config, **found)
 
 
 def _forward(network: SharedEncoder, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
@@ -144,8 +137,12 @@ def _masks_at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, in
 
 def checkpoint_facts(checkpoint: str | Path, config: Config) -> dict[str, object]:
     """What a saved prediction tells about its checkpoint: the file's name and digest, the configuration."""
-    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-    return {"file": Path(checkpoint).name, "sha256": digest, "config": asdict(config)}
+    return {"file": Path(checkpoint).name, "sha256": _digest(Path(checkpoint)), "config": asdict(config)}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts: object) -> Path:
@@ -166,12 +163,11 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     out.mkdir(parents=True, exist_ok=True)
     pictures = {lesion: (mask * 255).round().astype(np.uint8) for lesion, mask in prediction.masks.items()}
     if prediction.masks:
-        pictures["overlay"] = overlay(prediction.photograph, prediction.masks, MARKED)[
-            ..., ::-1
-        ]  # OpenCV writes BGR
+        shown = overlay(prediction.photograph, prediction.masks, MARKED)
+        pictures["overlay"] = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)  # OpenCV's order
     files = {key: out / f"{name}_{key}.png" for key in pictures}
     for key, picture in pictures.items():
-        _write(files[key], cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes())
+        _write(files[key], cv2.imencode(".png", picture)[1].tobytes())
     about = _about(prediction) | facts | {"files": {key: path.name for key, path in files.items()}}
     path = out / f"{name}.json"
     _write(path, (json.dumps(about, indent=1) + "\n").encode())
@@ -222,21 +218,19 @@ def predict_files(
             was done then.
         DataError: at the end; a line for each photograph that could not be predicted, and why.
     """
-    names = output_names(photographs)
+    paths, names = [Path(photograph) for photograph in photographs], output_names(photographs)
     network, config = load_model(checkpoint)
-    facts = {"checkpoint": checkpoint_facts(checkpoint, config)}
+    about = checkpoint_facts(checkpoint, config)
     problems = []
-    for path, name in tqdm(
-        list(zip(map(Path, photographs), names, strict=True)), desc="photographs", disable=not progress
-    ):
+    for path, name in tqdm(zip(paths, names, strict=True), "photographs", len(paths), disable=not progress):
         try:
             prediction = _predict_file(network, config, path)
+            facts = {"photograph": str(path), "photograph_sha256": _digest(path), "checkpoint": about}
+            _check_place(Path(out) / f"{name}.json", facts)
         except DataError as error:
             problems.append(str(error))
         else:
-            yield Written(
-                path, prediction, save_prediction(prediction, name, out, photograph=str(path), **facts)
-            )
+            yield Written(path, prediction, save_prediction(prediction, name, out, **facts))
     if problems:
         raise DataError(f"{len(problems)} of {len(names)} photographs could not be predicted:", problems)
 
@@ -247,6 +241,22 @@ def _predict_file(network: SharedEncoder, config: Config, path: Path) -> Predict
         return predict_photograph(network, config, image)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _check_place(path: Path, facts: dict[str, object]) -> None:
+    """A prediction replaces an earlier one of the same photograph, and of no other."""
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        same = any(there[key] == facts[key] for key in ("photograph", "photograph_sha256"))
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{path} is there and no prediction: nothing was overwritten. Give another --out."
+        ) from None
+    if not same:
+        photographs = f"{there['photograph']}, not of {facts['photograph']}"
+        raise DataError(f"{path} is of {photographs}: nothing was overwritten. Give another --out.")
 
 
 def output_names(photographs: Sequence[str | Path]) -> list[str]:

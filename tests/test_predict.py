@@ -308,6 +308,28 @@ def test_the_command_does_the_good_ones_and_names_the_bad_ones(
     assert mtl_predict(monkeypatch, *good, *options) == 0
 
 
+def test_a_prediction_of_another_photograph_is_not_overwritten(
+    smoke_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also not in a later run, which knows only its own photographs."""
+    first, second = (tmp_path / folder / "left.png" for folder in ("one", "two"))
+    for path, image in ((first, photograph()), (second, photograph()[:, ::-1])):
+        path.parent.mkdir()
+        Image.fromarray(image).save(path)
+    out = tmp_path / "out"
+    (written,) = predict.predict_files([first], smoke_checkpoint, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(DataError, match=r"left\.json is of .*one.left\.png, not of .*two.left\.png"):
+        list(predict.predict_files([second], smoke_checkpoint, out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    Image.fromarray(photograph(200, 200, 80, (100, 100))).save(first)  # a better picture of the same name
+    list(predict.predict_files([first], smoke_checkpoint, out))
+    assert json.loads(written.json.read_text())["size"] == {"width": 200, "height": 200}
+    written.json.write_text("notes of my own")
+    with pytest.raises(DataError, match=r"left\.json is there and no prediction"):
+        list(predict.predict_files([first], smoke_checkpoint, out))
+
+
 def test_the_command_needs_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

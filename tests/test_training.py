@@ -23,7 +23,16 @@ from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.shared_encoder import SharedEncoder
-from mtl_utils.training import BEST_LOSS, FundusData, Scores, evaluate, fit, load_config, load_model
+from mtl_utils.training import (
+    BEST_LOSS,
+    FundusData,
+    MultiTaskModule,
+    Scores,
+    evaluate,
+    fit,
+    load_config,
+    load_model,
+)
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -268,3 +277,25 @@ def test_the_experiments_are_listed(monkeypatch, capsys):
     assert mtl(monkeypatch, "experiments") == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in EXPERIMENTS)
+
+
+def test_one_pass_gives_each_task_its_own_photographs():
+    # Without batch statistics (evaluation mode) the two ways to run the encoder must agree.
+    config = experiment("shared-lambda-0.1", "smoke")
+    module = MultiTaskModule(config, SharedEncoder("resnet18", None)).eval()
+    batch = {task: {"image": torch.rand(2 + place, 3, 64, 64)} for place, task in enumerate(config.tasks)}
+    with torch.no_grad():
+        together, apart = module._one_pass(batch), module._pass_per_task(batch)
+    for place, task in enumerate(config.tasks):
+        assert len(together[task]) == 2 + place
+        assert torch.allclose(together[task], apart[task], atol=1e-5)
+    with pytest.raises(MTLError, match="one_pass"):
+        experiment("shared-lambda-0.1", "smoke", crop_size=32)
+
+
+def test_single_task_and_multi_task_runs_take_equally_many_steps(synthetic_copy):
+    parts = split(synthetic_copy.table)
+    data = FundusData(experiment("shared-lambda-0.1", "smoke"), synthetic_copy, parts)
+    graded = len(parts.rows("train", "grading"))
+    assert graded > len(parts.rows("train", "segmentation"))
+    assert [len(data._train_loader(task, 0)) for task in data.config.tasks] == [graded // 4] * 2

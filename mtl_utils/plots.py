@@ -1,4 +1,6 @@
-"""Every figure of the course. Functions draw into a new figure and return it; the notebook shows what it gets."""
+"""Every figure of the course. Functions draw into a new figure and return it; the notebook shows what it
+gets.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from mtl_utils.data.prepare import WorkingCopy, shrink
 from mtl_utils.data.splits import TASK_PARTS, Split
 from mtl_utils.lesions import DISEASE_LESIONS, GRADE_NAMES, LESION_COLOURS, LESION_NAMES, LESIONS
 
-if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch takes seconds to start
+if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
     from torch import nn
 
     from mtl_utils.predict import Prediction
@@ -34,7 +36,12 @@ if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with
 # ---------------------------------------------------------------- what all figures share
 
 
-def overlay(image: np.ndarray, masks: np.ndarray | Mapping[str, np.ndarray], threshold: float = 0.5, fill: float = 0.45) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    masks: np.ndarray | Mapping[str, np.ndarray],
+    threshold: float = 0.5,
+    fill: float = 0.45,
+) -> np.ndarray:
     """Lay masks over a photograph, each lesion in its colour with a firm outline.
 
     Args:
@@ -69,13 +76,16 @@ def show_picture(axes: Axes, image: np.ndarray, title: str = "", **imshow) -> No
 
 def lesion_legend(figure: Figure, lesions: Sequence[str] = LESIONS) -> None:
     """Name the lesions' colours below a figure."""
-    patches = [Patch(color=LESION_COLOURS[lesion], label=f"{LESION_NAMES[lesion]} ({lesion})") for lesion in lesions]
+    patches = [
+        Patch(color=LESION_COLOURS[lesion], label=f"{LESION_NAMES[lesion]} ({lesion})") for lesion in lesions
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
 
 
 def grid(rows: int, columns: int, side: float = 2.6) -> tuple[Figure, np.ndarray]:
     """A figure of rows x columns picture frames; axes always come as a 2-D array."""
-    return plt.subplots(rows, columns, figsize=(side * columns, side * rows), layout="constrained", squeeze=False)
+    size = (side * columns, side * rows)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
 # ---------------------------------------------------------------- chapter 00: start here
@@ -998,6 +1008,7 @@ def measures_of_networks(values: pd.DataFrame, title: str) -> Figure:
     _open_frame(ax)
     return figure
 
+
 # ---------------------------------------------------------------- chapter 04: one encoder, two tasks
 
 TASK_COLOURS = {"grading": TRAINING, "segmentation": VALIDATION, "both": "#007A5A"}
@@ -1013,8 +1024,8 @@ def _shapes(network: SharedEncoder, size: int) -> dict[str, list[tuple[int, int]
     training, device = network.training, network.mean.device
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, size, size, device=device))
-            levels = network.encoder(torch.zeros(1, 3, size, size, device=device))
+            levels = network.eval().features(torch.zeros(1, 3, size, size, device=device))
+            network.heads(levels, network.tasks)
     finally:
         network.train(training)
         for hook in hooks:
@@ -1022,9 +1033,30 @@ def _shapes(network: SharedEncoder, size: int) -> dict[str, list[tuple[int, int]
     return {"encoder": [tuple(level.shape[1:3]) for level in levels], "decoder": [tuple(p) for p in passed]}
 
 
-def parameters(module: nn.Module) -> int:
-    """How many numbers a part of a network has learned."""
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a part of a network learns."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _box(ax: Axes, x: float, y: float, width: float, text: str, colour: str, weight: str = "normal") -> None:
+    """A round box around (x, y), BOX high; `width` is half of its width."""
+    style = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": (*to_rgb(colour), 0.14)}
+    corner = (x - width, y - BOX / 2)
+    ax.add_patch(FancyBboxPatch(corner, 2 * width, BOX, edgecolor=colour, linewidth=1.8, **style))
+    ax.text(x, y, text, ha="center", va="center", fontsize=10.5, weight=weight, linespacing=1.15)
+
+
+def _arrow(ax: Axes, start: Sequence[float], end: Sequence[float], colour: str, style: str = "-") -> None:
+    look = {"arrowstyle": "-|>", "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0, "linestyle": style}
+    ax.annotate("", end, start, arrowprops={**look, "color": colour, "linewidth": 1.8})
+
+
+BOX, LEFT, RIGHT = 0.72, 2.45, 7.55  # height of a box; middle of the encoder's and of the decoder's column
+
+
+def _place(level: int, side: int) -> tuple[float, float]:
+    """Height and half width of a box: deeper ones stand lower and are narrower."""
+    return -1.12 * level, 1.0 + 0.16 * np.log2(side)
 
 
 def draw_shared_encoder(network: SharedEncoder, size: int) -> Figure:
@@ -1035,81 +1067,66 @@ def draw_shared_encoder(network: SharedEncoder, size: int) -> Figure:
         size: side of its input in pixels, a multiple of 32.
     """
     shapes = _shapes(network, size)
-    deepest = len(shapes["encoder"]) - 1
+    both = len(network.tasks) == 2
+    shared = TASK_COLOURS["both" if both else network.tasks[0]]
+    parts = {"encoder, shared" if both else "encoder": (network.encoder, shared)}
     figure, ax = plt.subplots(figsize=(5.6, 7.2), layout="constrained")
-    left, right, half = 2.45, 7.55, 0.36  # half the height of a box
-
-    def place(level: int, side: int) -> tuple[float, float]:
-        """Height and half width: deeper boxes stand lower and are narrower."""
-        return -1.12 * level, 1.0 + 0.16 * np.log2(side)
-
-    def box(x: float, y: float, width: float, text: str, colour: str, weight: str = "normal") -> None:
-        style = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": (*to_rgb(colour), 0.14)}
-        corner = (x - width, y - half)
-        ax.add_patch(FancyBboxPatch(corner, 2 * width, 2 * half, edgecolor=colour, linewidth=1.8, **style))
-        ax.text(x, y, text, ha="center", va="center", fontsize=10.5, weight=weight, linespacing=1.15)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], colour: str, style: str = "-") -> None:
-        look = {"arrowstyle": "-|>", "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0}
-        line = {"color": colour, "linewidth": 1.8, "linestyle": style}
-        ax.annotate("", end, start, arrowprops={**look, **line})
-
-    def size_of(channels: int, side: int) -> str:
-        return f"{channels} channels\n{side} × {side}"
-
-    shared = TASK_COLOURS["both" if len(network.tasks) == 2 else network.tasks[0]]
     for level, (channels, side) in enumerate(shapes["encoder"]):
-        y, width = place(level, side)
-        text = size_of(channels, side) if level else f"photograph\n3 × {side} × {side}"
-        box(left, y, width, text, shared if level else PLAIN)
+        y, width = _place(level, side)
+        text = f"{channels} channels\n{side} × {side}" if level else f"photograph\n3 × {side} × {side}"
+        _box(ax, LEFT, y, width, text, shared if level else PLAIN)
         if level:
-            arrow((left, place(level - 1, side)[0] - half), (left, y + half), shared)
-    bottom, bottom_width = place(deepest, shapes["encoder"][-1][1])
-    parts = [(f"encoder{', shared' if len(network.tasks) == 2 else ''}", network.encoder, shared)]
+            _arrow(ax, (LEFT, y + 1.12 - BOX / 2), (LEFT, y + BOX / 2), shared)
+    deepest = (LEFT + width, y)
     if "segmentation" in network.tasks:
+        _draw_decoder(ax, shapes["decoder"], deepest)
+        head = network.segmentation_head
+        text = f"segmentation head\n{head[0].out_channels} masks {size} × {size}"
         colour = TASK_COLOURS["segmentation"]
-        for block, (channels, side) in enumerate(shapes["decoder"]):
-            level = deepest - 1 - block
-            y, width = place(level, side)
-            box(right, y, width, size_of(channels, side), colour)
-            below = place(level + 1, side)[0] + half
-            start = (right, below) if block else (left + bottom_width, bottom + 0.2)
-            arrow(start, (right if block else right - 0.5 * width, y - half), colour)
-            if level:
-                arrow((left + width, y), (right - width, y), colour, "--")
-        y, width = place(0, size)
-        middle = (left + right) / 2
-        ax.text(middle, place(1, size)[0] + 0.12, "skip", ha="center", fontsize=10, color=colour)
-        head = network.segmentation_head[0]
-        text = f"segmentation head\n{head.out_channels} masks {size} × {size}"
-        box(right, y + 1.2, width, text, colour, "bold")
-        arrow((right, y + half), (right, y + 1.2 - half), colour)
-        parts += [("decoder", network.decoder, colour), ("segmentation head", network.segmentation_head, colour)]
+        _box(ax, RIGHT, 1.2, _place(0, size)[1], text, colour, "bold")
+        _arrow(ax, (RIGHT, BOX / 2), (RIGHT, 1.2 - BOX / 2), colour)
+        parts |= {"decoder": (network.decoder, colour), "segmentation head": (head, colour)}
     if "grading" in network.tasks:
         colour = TASK_COLOURS["grading"]
-        inputs = shapes["encoder"][-1][0]
-        box(right, bottom - 0.3, 2.2, f"grading head\n{inputs} means, 5 grades", colour, "bold")
-        arrow((left + bottom_width, bottom - 0.2), (right - 2.2, bottom - 0.3), colour)
-        parts.append(("grading head", network.grading_head, colour))
-    ax.set(xlim=(0, 10), ylim=(bottom - 0.9, 1.8))
+        _box(ax, RIGHT, y - 0.3, 2.2, f"grading head\n{channels} means, 5 grades", colour, "bold")
+        _arrow(ax, (deepest[0], y - 0.2), (RIGHT - 2.2, y - 0.3), colour)
+        parts["grading head"] = (network.grading_head, colour)
+    ax.set(xlim=(0, 10), ylim=(y - 0.9, 1.8))
     ax.set_axis_off()
-    handles = [Patch(facecolor=(*to_rgb(colour), 0.14), edgecolor=colour) for _, _, colour in parts]
-    names = [f"{name}: {parameters(part):,} parameters" for name, part, _ in parts]
+    handles = [Patch(facecolor=(*to_rgb(colour), 0.14), edgecolor=colour) for _, colour in parts.values()]
+    names = [f"{name}: {count_parameters(part):,} parameters" for name, (part, _) in parts.items()]
     figure.legend(handles, names, loc="outside lower center", frameon=False, fontsize=10.5)
     return figure
 
 
+def _draw_decoder(ax: Axes, blocks: Sequence[tuple[int, int]], deepest: tuple[float, float]) -> None:
+    """The decoder's blocks, the deepest first; `deepest` is the right edge of the encoder's last box."""
+    colour = TASK_COLOURS["segmentation"]
+    for block, (channels, side) in enumerate(blocks):
+        level = len(blocks) - 1 - block
+        y, width = _place(level, side)
+        _box(ax, RIGHT, y, width, f"{channels} channels\n{side} × {side}", colour)
+        if block:
+            _arrow(ax, (RIGHT, y - 1.12 + BOX / 2), (RIGHT, y - BOX / 2), colour)
+        else:
+            _arrow(ax, (deepest[0], deepest[1] + 0.2), (RIGHT - width / 2, y - BOX / 2), colour)
+        if level:  # an encoder box of the same level is as wide
+            _arrow(ax, (LEFT + width, y), (RIGHT - width, y), colour, "--")
+    ax.text((LEFT + RIGHT) / 2, -1.0, "skip", ha="center", fontsize=10, color=colour)
+
+
 def parameter_bars(networks: Mapping[str, Mapping[str, int]]) -> Figure:
-    """What is stored for each way to have both tasks. `networks`: name -> part of a network -> its parameters."""
+    """What is stored for each way to have both tasks. `networks`: name -> part -> number of parameters."""
     figure, ax = plt.subplots(figsize=(7, 1.1 + 0.75 * len(networks)), layout="constrained")
-    for line, (name, parts) in enumerate(networks.items()):
+    longest = max(sum(parts.values()) for parts in networks.values())
+    for line, parts in enumerate(networks.values()):
         start = 0.0
         for part, number in parts.items():
             colour = TASK_COLOURS[next((task for task in TASK_COLOURS if task in part), "both")]
             ax.barh(line, number / 1e6, left=start, color=colour, edgecolor="white", linewidth=1.5)
-            if number > 0.08 * max(sum(each.values()) for each in networks.values()):
-                middle = start + number / 2e6
-                ax.text(middle, line, part.split(",")[0], ha="center", va="center", color="white", fontsize=10)
+            if number > 0.08 * longest:  # there is room for a name
+                look = {"ha": "center", "va": "center", "color": "white", "fontsize": 10}
+                ax.text(start + number / 2e6, line, part.split(",")[0], **look)
             start += number / 1e6
         ax.text(start, line, f"  {start:.2f}", va="center", fontsize=10)
     ax.set_yticks(range(len(networks)), networks)
@@ -1160,13 +1177,39 @@ def partial_labels(
     return figure
 
 
+def batch_statistics(grading: np.ndarray, segmentation: np.ndarray, label: str) -> Figure:
+    """Mean of each channel in each task's batch, as batch normalisation meets it.
+
+    Args:
+        grading, segmentation: distance of the batch's mean from the mean of both batches, in standard
+            deviations of the channel, (channels,).
+        label: names the data in the title.
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    order = np.argsort(grading)
+    places = np.arange(len(order))
+    ax.vlines(places, grading[order], segmentation[order], color=PLAIN, linewidth=1.2, alpha=0.6)
+    for name, values, look, task in (
+        ("a pass of graded photographs", grading, "o", "grading"),
+        ("a pass of crops with masks", segmentation, "s", "segmentation"),
+    ):
+        ax.plot(places, values[order], look, color=TASK_COLOURS[task], markersize=5, label=name)
+    ax.axhline(0, color="black", linewidth=2, label="one pass of both")
+    ax.set(xlabel=f"{len(order)} channels, sorted", xticks=[])
+    ax.set_ylabel("mean of the batch\n(standard deviations)")
+    ax.set_title(f"What batch normalisation subtracts ({label})", fontsize=11)
+    figure.legend(frameon=False, fontsize=10, loc="outside lower center", ncols=2)
+    _open_frame(ax)
+    return figure
+
+
 def encoder_pull(
     grading: np.ndarray, segmentation: np.ndarray, lambdas: Sequence[float], label: str
 ) -> Figure:
     """How hard each task pulls on the shared encoder, for several values of lambda.
 
     Args:
-        grading: length of the grading loss's gradient in the encoder's parameters, one number per batch.
+        grading: length of the grading loss's gradient in the encoder's parameters, a number per batch.
         segmentation: the same of the segmentation loss.
         lambdas: weights of the grading loss.
         label: names the data in the title.
@@ -1177,7 +1220,9 @@ def encoder_pull(
             bar = np.median(values)
             name = {"grading": "λ × grading", "segmentation": "segmentation"}[task] if not place else None
             ax.bar(place + shift, bar, 0.38, color=TASK_COLOURS[task], label=name)
-            ax.plot(np.full(len(values), place + shift), values, "o", color="black", markersize=3.5, alpha=0.7)
+            ax.plot(
+                np.full(len(values), place + shift), values, "o", color="black", markersize=3.5, alpha=0.7
+            )
         ratio = weight * np.median(grading) / np.median(segmentation)
         top = max((weight * grading).max(), segmentation.max())
         rounded = float(f"{ratio:.2g}")
@@ -1202,7 +1247,7 @@ def compare_histories(
     """Learning curves of several runs in the same panels.
 
     Args:
-        histories: name of a run -> its tasks ('grading', 'segmentation' or 'both') and its history from `fit`.
+        histories: name of a run -> its tasks (a key of `TASK_COLOURS`) and its history from `fit`.
         panels: title of a panel -> column of the histories. A run without the column is left out.
         label: names the data in the title.
     """
@@ -1211,7 +1256,9 @@ def compare_histories(
         for name, (task, history) in histories.items():
             if column in history:
                 look = {"color": TASK_COLOURS[task], "linewidth": 2, "markersize": 4}
-                ax.plot(history.epoch + 1, history[column], "s-" if task == "both" else "o-", label=name, **look)
+                ax.plot(
+                    history.epoch + 1, history[column], "s-" if task == "both" else "o-", label=name, **look
+                )
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False, fontsize=9)
@@ -1257,7 +1304,8 @@ def best_of_checkpoints(
 
     Args:
         numbers: of checkpoints to choose from, (K,).
-        draws: name of a scenario -> the best accuracy in each simulated test, (simulations, K); their mean is drawn.
+        draws: name of a scenario -> the best accuracy in each simulated test, (simulations, K); drawn is the
+            mean.
         true: accuracy of every checkpoint on photographs without end.
         n: photographs in the test split.
         gap: a published difference, in percentage points; an arrow.
@@ -1265,7 +1313,9 @@ def best_of_checkpoints(
     figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for (name, values), colour in zip(draws.items(), (VALIDATION, TRAINING), strict=False):
         ax.plot(numbers, 100 * values.mean(axis=0), color=colour, linewidth=2.4, label=name)
-    ax.axhline(100 * true, color="black", linestyle="--", linewidth=1.4, label=f"true accuracy, {100 * true:.1f} %")
+    ax.axhline(
+        100 * true, color="black", linestyle="--", linewidth=1.4, label=f"true accuracy, {100 * true:.1f} %"
+    )
     ax.axhspan(100 * true, 100 * true + gap, color=PLAIN, alpha=0.25, linewidth=0, label=f"{gap:.2f} points")
     ax.set(xlabel="checkpoints to choose from", ylabel=f"accuracy of the best, % of {n} photographs")
     ax.set_xlim(numbers[0], numbers[-1])
@@ -1289,12 +1339,16 @@ def difference_intervals(
     """
     figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     ax.axhline(0, color="black", linewidth=1.2)
-    ax.axhline(observed, color=VALIDATION, linestyle="--", linewidth=1.2, label=f"observed: {observed:.2f} points")
+    ax.axhline(
+        observed, color=VALIDATION, linestyle="--", linewidth=1.2, label=f"observed: {observed:.2f} points"
+    )
     places = np.arange(len(disagreements))
     ax.vlines(places, low, high, color=TRAINING, linewidth=5, label="95 % interval")
     ax.plot(places, np.full(len(places), observed), "o", color=VALIDATION)
     for place, top, p in zip(places, high, p_values, strict=True):
-        ax.annotate(f"p = {p:.2f}", (place, top), (0, 5), textcoords="offset points", ha="center", fontsize=10)
+        ax.annotate(
+            f"p = {p:.2f}", (place, top), (0, 5), textcoords="offset points", ha="center", fontsize=10
+        )
     ax.set_xticks(places, disagreements)
     ax.set(xlabel="photographs that only one of the two has right", ylabel="difference, percentage points")
     ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(low.min() - 2, high.max() + 4))

@@ -193,8 +193,8 @@ class PaperTable:
 PAPER_TABLES: dict[str, PaperTable] = {
     "Shared-encoder report, Table 2": PaperTable(
         REPORT,
-        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test split, "
-        "which also chose the checkpoint (protocol paper).",
+        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test "
+        "split, which also chose the checkpoint (protocol paper).",
         {
             "Classification loss": "grading/loss",
             "Segmentation loss": "segmentation/loss",

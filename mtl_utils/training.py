@@ -195,6 +195,9 @@ class MultiTaskModule(L.LightningModule):
         self.save_hyperparameters({"config": asdict(config)})
 
     def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
+        # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run makes
+        # one loader more. Seeded per step, it repeats an undisturbed run.
+        torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
         logits = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
         losses = {task: task_loss(task, logits[task], batch[task]) for task in batch}
         total = weighted_sum(losses, self.config.lambda_cls)
@@ -222,9 +225,6 @@ class MultiTaskModule(L.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        # Dropout draws from torch's global generator: seeded per epoch, a resumed run repeats an undisturbed
-        # one.
-        torch.manual_seed(epoch_seed(self.config.seed, self.current_epoch))
         self._train_losses = []
         self._started = time.monotonic()
 
@@ -280,9 +280,9 @@ class MultiTaskModule(L.LightningModule):
         }
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch of each run."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def derived_seed(seed: int, *place: int) -> int:
+    """A seed of its own for each place (epoch, step) of each run."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
 
 
 class FundusData(L.LightningDataModule):
@@ -295,7 +295,7 @@ class FundusData(L.LightningDataModule):
         self.config, self.copy, self.parts, self.role = config, copy, parts, role
 
     def train_dataloader(self) -> CombinedLoader:
-        seed = epoch_seed(self.config.seed, self.trainer.current_epoch)
+        seed = derived_seed(self.config.seed, self.trainer.current_epoch)
         return CombinedLoader(
             {task: self._train_loader(task, seed) for task in self.config.tasks}, "max_size_cycle"
         )
@@ -318,12 +318,13 @@ class FundusData(L.LightningDataModule):
         # the multi-task network take equally many steps, so none wins by having trained longer.
         longest = max(len(self.parts.rows("train", each)) for each in TASKS)
         rows = np.resize(self.parts.rows("train", task), longest)
+        # Shuffled here and not by the loader: its order would depend on how often it was asked for one, and
+        # Lightning asks once more when it resumes.
+        rows = np.random.default_rng(seed).permutation(rows)
         dataset = FundusDataset(self.copy, rows, transform, seed)
         return DataLoader(
             dataset,
             batch_size=config.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(seed),
             # A last batch of one photograph would upset batch normalisation.
             drop_last=len(dataset) > config.batch_size,
             num_workers=workers(),

@@ -38,14 +38,18 @@ def words(figure: Figure) -> list[str]:
 def test_the_drawing_shows_the_measured_shapes_of_encoder_and_decoder(network: SharedEncoder) -> None:
     figure = plots.draw_shared_encoder(network, 64)
     boxes = [text for text in words(figure) if "channels" in text]
-    # ResNet-18 by its paper: 64, 64, 128, 256, 512 channels at 1/2 to 1/32; the U-Net's decoder: 256 down to 16.
+    # ResNet-18 by its paper has 64, 64, 128, 256, 512 channels at 1/2 to 1/32; our decoder 256 down to 16.
     assert boxes == [
         *(f"{c} channels\n{s} × {s}" for c, s in ((64, 32), (64, 16), (128, 8), (256, 4), (512, 2))),
         *(f"{c} channels\n{s} × {s}" for c, s in ((256, 4), (128, 8), (64, 16), (32, 32), (16, 64))),
     ]
     shown = words(figure)
-    assert {"photograph\n3 × 64 × 64", "segmentation head\n5 masks 64 × 64", "grading head\n512 means, 5 grades"} <= {*shown}
-    assert f"encoder, shared: {plots.parameters(network.encoder):,} parameters" in shown
+    assert {
+        "photograph\n3 × 64 × 64",
+        "segmentation head\n5 masks 64 × 64",
+        "grading head\n512 means, 5 grades",
+    } <= {*shown}
+    assert f"encoder, shared: {plots.count_parameters(network.encoder):,} parameters" in shown
     assert "grading head: 2,565 parameters" in shown  # 5 x 512 weights and 5 constants
 
 
@@ -53,7 +57,9 @@ def test_drawing_leaves_the_network_as_it_was(network: SharedEncoder) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     plots.draw_shared_encoder(network, 64)
     assert network.training
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())  # no running mean moved
+    assert all(
+        torch.equal(before[name], value) for name, value in network.state_dict().items()
+    )  # no running mean moved
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -75,7 +81,9 @@ def test_nothing_in_the_drawing_lies_outside_it(network: SharedEncoder) -> None:
 
 
 def test_parameter_bars_end_at_the_sum() -> None:
-    figure = plots.parameter_bars({"two": {"encoder, grading": 3_000_000, "head": 5}, "one": {"encoder, shared": 1_500_000}})
+    figure = plots.parameter_bars(
+        {"two": {"encoder, grading": 3_000_000, "head": 5}, "one": {"encoder, shared": 1_500_000}}
+    )
     ends = [bar.get_x() + bar.get_width() for bar in figure.axes[0].patches]
     assert np.allclose(ends, [3.0, 3.000005, 1.5])
     assert "  3.00" in words(figure) and "  1.50" in words(figure)
@@ -95,8 +103,18 @@ def test_partial_labels_shows_no_bar_where_the_gradient_is_zero() -> None:
     assert "synthetic set" in figure.get_suptitle()
 
 
+def test_batch_statistics_sorts_both_tasks_alike() -> None:
+    figure = plots.batch_statistics(np.array([0.3, -0.1, 0.2]), np.array([-0.3, 0.1, -0.2]), "IDRiD")
+    circles, squares, zero = figure.axes[0].lines
+    assert circles.get_ydata().tolist() == [-0.1, 0.2, 0.3]
+    assert squares.get_ydata().tolist() == [0.1, -0.2, -0.3]
+    assert (np.array(zero.get_ydata()) == 0).all()
+
+
 def test_encoder_pull_multiplies_grading_alone_by_lambda() -> None:
-    figure = plots.encoder_pull(np.array([10.0, 30.0, 20.0]), np.array([0.5, 0.4, 0.6]), (0.1, 1, 10), "IDRiD")
+    figure = plots.encoder_pull(
+        np.array([10.0, 30.0, 20.0]), np.array([0.5, 0.4, 0.6]), (0.1, 1, 10), "IDRiD"
+    )
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert np.allclose(heights, [2, 0.5, 20, 0.5, 200, 0.5])  # medians, lambda on the first of each pair
     assert [text for text in words(figure) if "times" in text] == ["4 times", "40 times", "400 times"]

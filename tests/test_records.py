@@ -15,8 +15,9 @@ TABLE = "Shared-encoder report, Table 2"
 
 def record(**changes) -> dict:
     basis = {
-        "schema": 1, "experiment": "shared-lambda-0.1", "profile": "cpu", "protocol": "clean", "data": "IDRiD",
-        "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU", "seconds": 90.0, "date": "2026-01-01",
+        "schema": 1, "experiment": "shared-lambda-0.1", "profile": "cpu", "protocol": "clean",
+        "data": "IDRiD", "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU",
+        "seconds": 90.0, "date": "2026-01-01",
         "config": {"grading_size": 64, "segmentation_size": 96}, "grading/accuracy": 0.5,
         "segmentation/report_dice": 0.123456,
     }  # fmt: skip
@@ -35,14 +36,18 @@ def test_a_record_comes_back_rounded_to_four_digits(tmp_path):
 @pytest.mark.parametrize("content", ["{ half", "[]", '{"experiment": "x"}'])
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "damaged.json").write_text(content)
-    with pytest.raises(MTLError, match="damaged.json"):
+    with pytest.raises(MTLError, match=r"damaged\.json"):
         load_records(tmp_path)
 
 
 def test_ours_stand_below_the_papers_rows_and_missing_runs_are_pending():
     shown = beside([record()], TABLE).reset_index()
     ours = shown[shown.run == "ours: shared-lambda-0.1"].iloc[0]
-    assert (ours["Accuracy"], ours["minutes"], ours["protocol"]) == (50.0, 1.5, "clean")  # percent, as the report prints
+    assert (ours["Accuracy"], ours["minutes"], ours["protocol"]) == (
+        50.0,
+        1.5,
+        "clean",
+    )  # percent, as the report prints
     pending = shown[shown.protocol == "pending"]
     assert list(pending.run) == ["ours: grading-only", "ours: segmentation-only"]
     assert pending[list(PAPER_TABLES[TABLE].columns)].isna().all(axis=None)
@@ -51,7 +56,7 @@ def test_ours_stand_below_the_papers_rows_and_missing_runs_are_pending():
 
 
 def test_the_reports_table_is_as_printed():
-    rows = {title: values for title, values in PAPER_TABLES[TABLE].rows.values()}
+    rows = dict(PAPER_TABLES[TABLE].rows.values())
     assert rows["Classification Only"] == (1.4005, None, 60.19, None)
     assert rows["Segmentation Only"] == (None, 0.0261, None, 0.6806)
     assert rows["Multitask"] == (1.5739, 0.0178, 62.14, 0.7029)
@@ -64,6 +69,16 @@ def test_recorded_runs_say_how_they_were_made(path):
     assert made["experiment"] in EXPERIMENTS
     assert made["data"] in ("IDRiD", "synthetic set")
     assert "+changes" not in made["code"], "made by code that was never committed"
-    for key in ("protocol", "seed", "device", "seconds", "versions", "config", "data_fingerprint", "date", "split"):
+    for key in (
+        "protocol",
+        "seed",
+        "device",
+        "seconds",
+        "versions",
+        "config",
+        "data_fingerprint",
+        "date",
+        "split",
+    ):
         assert made[key] not in (None, ""), key
     assert path.stat().st_size < 300_000

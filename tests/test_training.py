@@ -184,9 +184,13 @@ def test_the_named_runs_of_the_report():
         name: entry.config.lambda_cls for name, entry in EXPERIMENTS.items() if name.startswith("shared")
     }
     assert lambdas == {
-        "shared-lambda-0.1": 0.1, "shared-lambda-1": 1.0, "shared-lambda-10": 10.0,
-        "shared-lambda-0.1-noaug": 0.1, "shared-lambda-1-noaug": 1.0,
-    }  # fmt: skip
+        "shared-lambda-0.1": 0.1,
+        "shared-lambda-1": 1.0,
+        "shared-lambda-10": 10.0,
+        "shared-lambda-0.1-noaug": 0.1,
+        "shared-lambda-1-noaug": 1.0,
+        "shared-lambda-0.1-twopass": 0.1,
+    }
     paper = experiment("shared-lambda-0.1", "paper")
     assert (paper.encoder_name, paper.epochs, paper.patience, paper.protocol) == (
         "efficientnet-b0",
@@ -196,7 +200,7 @@ def test_the_named_runs_of_the_report():
     )
     for wrong in (
         {"name": "nothing"},
-        {"name": "grading-only", "lamda": 1},
+        {"name": "grading-only", "lambda": 1},
         {"name": "grading-only", "grading_size": 100},
     ):
         with pytest.raises(MTLError):

@@ -195,8 +195,8 @@ class MultiTaskModule(L.LightningModule):
         self.save_hyperparameters({"config": asdict(config)})
 
     def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
-        # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run makes
-        # one loader more. Seeded per step, it repeats an undisturbed run.
+        # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
+        # makes one loader more. Seeded per step, it repeats an undisturbed run.
         torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
         logits = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
         losses = {task: task_loss(task, logits[task], batch[task]) for task in batch}

@@ -4,6 +4,7 @@ leave the gap out.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import albumentations as A
@@ -52,10 +53,11 @@ class FundusDataset(Dataset):
         if self.copy.has_mask(row):
             picture["mask"] = np.moveaxis(self.copy.mask(row), 0, -1)
         if self.transform is not None:
-            # albumentations keeps random generators of its own, which no global seed reaches.
-            self.transform.set_random_seed(
-                int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
-            )
+            # albumentations keeps random generators of its own, which no global seed reaches. Its
+            # `set_random_seed` would give each transform the same numbers: who is flipped would also be
+            # turned left. With `set_random_state` they take turns at one generator.
+            own = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+            self.transform.set_random_state(np.random.default_rng(own), random.Random(own))
             picture = self.transform(**picture)
         height, width = picture["image"].shape[:2]
         mask = picture.get("mask", np.zeros((height, width, len(LESIONS)), np.uint8))

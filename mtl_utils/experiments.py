@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from mtl_utils.encoders import BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
 from mtl_utils.runtime import check_profile
-from mtl_utils.training import Config
+from mtl_utils.systems import mtunet
+from mtl_utils.systems.base import TASKS
+from mtl_utils.systems.shared_encoder import DECODER_CHANNELS
+from mtl_utils.training import LAST, Config
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Experiment:
         table: where the paper shows it; '-' where its text only mentions it.
         about: one line for `mtl experiments`.
         needs: the parts of IDRiD that it reads.
+        own_encoder: the encoder is the point: no profile puts another in its place. Offline, where the hub's
+            weights are out of reach, give `encoder_weights`.
     """
 
     config: Config
@@ -27,96 +32,184 @@ class Experiment:
     table: str
     about: str
     needs: str = "IDRiD A and B"
+    own_encoder: bool = False
+
+
+def _square(side: int) -> dict[str, int]:
+    """One size for all pictures, without crops."""
+    return {"grading_size": side, "segmentation_size": side, "crop_size": side}
 
 
 REPORT = "shared-encoder report"
+MTUNET = "MTUnet"
+
+_MTUNET_BASE = Config(
+    "mtunet-c",
+    system="mtunet-c",
+    label_space="red-yellow",
+    lambda_cls=1.0,
+    recipe="mtunet",
+    balanced=True,
+    encoder_name="vgg16",
+    dropout=0.0,
+    decoder_channels=mtunet.DECODER_CHANNELS,
+    grading_size=512,
+    segmentation_size=512,
+    crop_size=512,
+    one_pass=True,
+    learning_rate=1e-5,
+    lr_gamma=1.0,
+    patience=50,
+    chosen=LAST,
+)
+"""MTUnet's own settings: 512 px, Adam 1e-5, 50 epochs, alpha 1. It tells of no choice of a checkpoint, so the
+last one counts."""
+
+
+def _report(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
+    return Experiment(Config(name, **settings), REPORT, table, about, needs)
+
+
+def _mtunet(
+    name: str, table: str, about: str, needs: str = "IDRiD A and B", own_encoder: bool = False, **settings
+) -> Experiment:
+    return Experiment(replace(_MTUNET_BASE, name=name, **settings), MTUNET, table, about, needs, own_encoder)
+
+
+def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> Experiment:
+    return _mtunet(
+        architecture,
+        table,
+        f"baseline for lesions: {title}",
+        "IDRiD A",
+        system=architecture,
+        tasks=("segmentation",),
+    )
+
+
+def _grading_baseline(name: str, encoder_name: str) -> Experiment:
+    return _mtunet(
+        name,
+        "Table 3",
+        f"baseline for grades: encoder {encoder_name}",
+        "IDRiD B",
+        own_encoder=True,
+        system="shared-encoder",
+        tasks=("grading",),
+        encoder_name=encoder_name,
+        decoder_channels=DECODER_CHANNELS,
+    )
+
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.config.name: experiment
     for experiment in (
-        Experiment(
-            Config("grading-only", tasks=("grading",)), REPORT, "Table 2", "single task: grade", "IDRiD B"
+        _report("grading-only", "Table 2", "single task: grade", "IDRiD B", tasks=("grading",)),
+        _report("segmentation-only", "Table 2", "single task: masks", "IDRiD A", tasks=("segmentation",)),
+        _report(
+            "shared-lambda-0.1", "Table 2", "both tasks, lambda 0.1 (the report's choice)", one_pass=True
         ),
-        Experiment(
-            Config("segmentation-only", tasks=("segmentation",)),
-            REPORT,
-            "Table 2",
-            "single task: masks",
-            "IDRiD A",
+        _report("shared-lambda-1", "-", "both tasks, lambda 1", lambda_cls=1.0, one_pass=True),
+        _report("shared-lambda-10", "-", "both tasks, lambda 10", lambda_cls=10.0, one_pass=True),
+        _report(
+            "shared-lambda-0.1-noaug", "-", "lambda 0.1 without augmentation", augment=False, one_pass=True
         ),
-        Experiment(
-            Config("shared-lambda-0.1", one_pass=True),
-            REPORT,
-            "Table 2",
-            "both tasks, lambda 0.1 (the report's choice)",
-        ),
-        Experiment(
-            Config("shared-lambda-1", lambda_cls=1.0, one_pass=True), REPORT, "-", "both tasks, lambda 1"
-        ),
-        Experiment(
-            Config("shared-lambda-10", lambda_cls=10.0, one_pass=True), REPORT, "-", "both tasks, lambda 10"
-        ),
-        Experiment(
-            Config("shared-lambda-0.1-noaug", augment=False, one_pass=True),
-            REPORT,
-            "-",
-            "lambda 0.1 without augmentation",
-        ),
-        Experiment(
-            Config("shared-lambda-1-noaug", lambda_cls=1.0, augment=False, one_pass=True),
-            REPORT,
+        _report(
+            "shared-lambda-1-noaug",
             "-",
             "lambda 1 without augmentation",
+            lambda_cls=1.0,
+            augment=False,
+            one_pass=True,
         ),
-        Experiment(
-            Config("shared-lambda-0.1-twopass"),
-            REPORT,
-            "-",
-            "lambda 0.1, the encoder runs once per task, as in the report",
+        _report("shared-lambda-0.1-twopass", "-", "lambda 0.1, an encoder pass for each task, as the report"),
+        _mtunet("mtunet-a", "Table 1", "variant A: grades from the end of the decoder", system="mtunet-a"),
+        _mtunet(
+            "mtunet-b",
+            "Table 1",
+            "variant B: a second network grades the finished mask",
+            system="mtunet-b",
+            first_tasks=("segmentation",),
         ),
+        _mtunet("mtunet-c", "Tables 1-3", "variant C: grades from the encoder; true labels only"),
+        _mtunet(
+            "mtunet-c-semi",
+            "Tables 1-3",
+            "variant C with made masks and grades: MTUnet as published",
+            first_tasks=TASKS,
+        ),
+        _mtunet(
+            "mtunet-initial", "-", "the first network of B: masks only", "IDRiD A", tasks=("segmentation",)
+        ),
+        _mtunet("mtunet-grading", "-", "C without its decoder: grades only", "IDRiD B", tasks=("grading",)),
+        _lesion_baseline("unet", "U-Net"),
+        _lesion_baseline("linknet", "LinkNet"),
+        _lesion_baseline("fpn", "FPN"),
+        _lesion_baseline("deeplabv3", "DeepLabv3"),
+        _lesion_baseline("deeplabv3plus", "DeepLabv3+", "-"),
+        _grading_baseline("nasnet", "tu-nasnetalarge"),
+        _grading_baseline("densenet-201", "densenet201"),
+        _grading_baseline("resnext-101", "resnext101_32x8d"),
+        _grading_baseline("inception-resnet-v2", "inceptionresnetv2"),
     )
 }
 
 BUNDLED = {"encoder_name": BUNDLED_ENCODER, "encoder_weights": "bundled"}
 
-# What `mtl train --profile P` changes of the paper's settings. With fewer epochs the learning rate falls
+# What `mtl train --profile P` changes of the papers' settings. With fewer epochs the learning rate falls
 # faster, so that it still comes down before the end.
-SIZES: dict[str, dict] = {
-    "smoke": {
-        **BUNDLED,
-        "grading_size": 64,
-        "segmentation_size": 96,
-        "crop_size": 64,
-        "batch_size": 4,
-        "epochs": 2,
-        "steps_per_epoch": 4,
+_SMOKE = {
+    **BUNDLED,
+    "grading_size": 64,
+    "segmentation_size": 96,
+    "crop_size": 64,
+    "batch_size": 4,
+    "epochs": 2,
+    "steps_per_epoch": 4,
+}
+_SMALL_MTUNET = {"decoder_channels": DECODER_CHANNELS, "learning_rate": 1e-3, "lr_gamma": 0.7}
+SIZES: dict[str, dict[str, dict]] = {
+    REPORT: {
+        "smoke": _SMOKE,
+        "cpu": {
+            **BUNDLED,
+            "grading_size": 320,
+            "segmentation_size": 640,
+            "crop_size": 320,
+            "epochs": 8,
+            "lr_gamma": 0.7,
+        },
+        "gpu": {"epochs": 25, "lr_gamma": 0.9},
+        "paper": {"protocol": "paper", "one_pass": False},
     },
-    "cpu": {
-        **BUNDLED,
-        "grading_size": 320,
-        "segmentation_size": 640,
-        "crop_size": 320,
-        "epochs": 8,
-        "lr_gamma": 0.7,
+    MTUNET: {
+        "smoke": {**_SMOKE, **_SMALL_MTUNET, **_square(64)},
+        "cpu": {**BUNDLED, **_SMALL_MTUNET, **_square(256), "epochs": 5, "lr_gamma": 0.6},
+        "gpu": {"learning_rate": 1e-4, "lr_gamma": 0.9, "epochs": 25},
+        "paper": {"protocol": "paper"},
     },
-    "gpu": {"epochs": 25, "lr_gamma": 0.9},
-    "paper": {"protocol": "paper", "one_pass": False},
 }
 
 # A chapter trains live, while the reader waits: smaller again.
-LESSON_SIZES: dict[str, dict] = {
-    "smoke": SIZES["smoke"],
-    "cpu": {
-        **BUNDLED,
-        "grading_size": 192,
-        "segmentation_size": 384,
-        "crop_size": 192,
-        "epochs": 5,
-        "lr_gamma": 0.7,
-        "steps_per_epoch": 14,
+LESSON_SIZES: dict[str, dict[str, dict]] = {
+    REPORT: {
+        **SIZES[REPORT],
+        "cpu": {
+            **BUNDLED,
+            "grading_size": 192,
+            "segmentation_size": 384,
+            "crop_size": 192,
+            "epochs": 5,
+            "lr_gamma": 0.7,
+            "steps_per_epoch": 14,
+        },
+        "gpu": {**SIZES[REPORT]["gpu"], "epochs": 8, "lr_gamma": 0.7},
     },
-    "gpu": {**SIZES["gpu"], "epochs": 8, "lr_gamma": 0.7},
-    "paper": SIZES["paper"],
+    MTUNET: {
+        **SIZES[MTUNET],
+        "cpu": {**SIZES[MTUNET]["cpu"], **_square(128), "batch_size": 4, "steps_per_epoch": 14},
+        "gpu": {**SIZES[MTUNET]["gpu"], "epochs": 8, "lr_gamma": 0.7},
+    },
 }
 
 
@@ -138,8 +231,11 @@ def experiment(name: str, profile: str | None = None, lesson: bool = False, **ov
     if name not in EXPERIMENTS:
         raise MTLError(f"no experiment {name!r}. There are: {', '.join(EXPERIMENTS)}.")
     profile = check_profile(profile)
-    sizes = (LESSON_SIZES if lesson else SIZES)[profile]
+    entry = EXPERIMENTS[name]
+    sizes = dict((LESSON_SIZES if lesson else SIZES)[entry.paper][profile])
+    if entry.own_encoder:
+        sizes = {key: value for key, value in sizes.items() if key not in BUNDLED}
     try:
-        return replace(EXPERIMENTS[name].config, **{**sizes, "profile": profile, **overrides})
+        return replace(entry.config, **{**sizes, "profile": profile, **overrides})
     except TypeError as error:
         raise MTLError(f"experiment {name}: {error}") from error

@@ -28,6 +28,15 @@ LESION_COLOURS = {
     "OD": "#009E73",
 }
 
+GROUP_COLOURS = {
+    "red": LESION_COLOURS["HE"],
+    "yellow": LESION_COLOURS["EX"],
+    "disc": LESION_COLOURS["OD"],
+}
+"""Colours of MTUnet's groups (`label_spaces`): each that of its larger member."""
+
+GROUP_NAMES = {"red": "red lesions", "yellow": "yellow lesions", "disc": "optic disc"}
+
 GRADES = (0, 1, 2, 3, 4)
 """Grades of the International Clinical Diabetic Retinopathy scale (Wilkinson et al., Ophthalmology 110(9),
 2003).

@@ -6,10 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from mtl_utils.data.dataset import UNKNOWN_GRADE
+from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 
 
 def grading_loss(logits: torch.Tensor, grade: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy over the photographs whose grade is known; zero where none is.
+    """Cross-entropy over the photographs whose grade is known; zero where none is (MTUnet's Eq. 2).
 
     Args:
         logits: (B, 5).
@@ -25,30 +26,64 @@ def grading_loss(logits: torch.Tensor, grade: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits[known].float(), grade[known])
 
 
-def segmentation_loss(logits: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor) -> torch.Tensor:
+def segmentation_loss(
+    logits: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, space: LabelSpace = LESION_SPACE
+) -> torch.Tensor:
     """Binary cross-entropy over every pixel and channel of the photographs that have masks; zero where none
     has.
 
     Args:
-        logits: (B, 5, H, W).
-        mask: 0 or 1, (B, 5, H, W).
+        logits: (B, classes, H, W).
+        mask: 0 or 1, (B, classes, H, W).
         has_mask: bool (B,).
+        space: meaning of the channels; exclusive classes are scored after a softmax (`softmax_bce`).
     """
     if not has_mask.any():
         return logits.sum() * 0.0
-    return F.binary_cross_entropy_with_logits(logits[has_mask].float(), mask[has_mask])
+    loss = softmax_bce if space.exclusive else F.binary_cross_entropy_with_logits
+    return loss(logits[has_mask].float(), mask[has_mask])
 
 
-def task_loss(task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+SMALLEST = 1e-7
+"""Probabilities stay this far from 0 and 1 before a logarithm, as in Keras, with which MTUnet was made."""
+
+
+def softmax_bce(logits: torch.Tensor, target: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """MTUnet's Eq. 1: binary cross-entropy of each class, over softmax outputs S and one-hot truth Y.
+
+    L_B(S, Y) = - sum_ijk [ Y_ijk log S_ijk + (1 - Y_ijk) log(1 - S_ijk) ]
+
+    Compared with plain cross-entropy the second term also asks each wrong class to be improbable.
+
+    Args:
+        logits: (B, classes, H, W).
+        target: 0 or 1, the same shape, one 1 per pixel.
+        reduction: 'sum' over pixels and classes, averaged over photographs, is the equation as printed.
+            'mean' also divides by the number of pixels and classes, as Keras does. The two differ by a factor
+            of 1.3 million at 512 px, and with it the meaning of alpha in Eq. 3; the paper does not say which.
+
+    >>> logits = torch.zeros(1, 5, 1, 1)  # each class has probability 1/5
+    >>> target = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1)
+    >>> round(softmax_bce(logits, target, "sum").item(), 4)  # -ln(1/5) - 4 ln(4/5)
+    2.502
+    """
+    probabilities = logits.softmax(dim=1).clamp(SMALLEST, 1 - SMALLEST)
+    per_photograph = F.binary_cross_entropy(probabilities, target, reduction="none").flatten(1)
+    return (per_photograph.sum(1) if reduction == "sum" else per_photograph.mean(1)).mean()
+
+
+def task_loss(
+    task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor], space: LabelSpace = LESION_SPACE
+) -> torch.Tensor:
     """The loss of one task on one batch of `data.dataset.FundusDataset`."""
     if task == "grading":
         return grading_loss(logits, batch["grade"])
-    return segmentation_loss(logits, batch["mask"], batch["has_mask"])
+    return segmentation_loss(logits, batch["mask"], batch["has_mask"], space)
 
 
 def weighted_sum(losses: dict[str, torch.Tensor], lambda_cls: float) -> torch.Tensor:
     """The report's Eq. 1: L_total = lambda * L_classification + L_segmentation, over the tasks that there
-    are.
+    are. MTUnet's Eq. 3 is the same: L_M = L_B + alpha * L_C.
 
     With a single task there is nothing to weigh: the loss is that task's own.
     """

@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, precision_recall_curve
 
 from mtl_utils.errors import MTLError
-from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
+from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
+from mtl_utils.lesions import GRADES
 
 REPORT_SMOOTH = 1e-6  # the report prints none; only a photograph without any mask would notice the value
 _DRAWS_AT_ONCE = 250  # bounds the memory of the bootstrap
@@ -215,45 +216,48 @@ class SegmentationMetrics:
     (0.5, 0.333)
     """
 
-    def __init__(self, n_bins: int = 1000) -> None:
-        """n_bins: even, so that 0.5 is the edge of a bin."""
+    def __init__(self, n_bins: int = 1000, space: LabelSpace = LESION_SPACE) -> None:
+        """n_bins: even, so that 0.5 is the edge of a bin. space: what is marked, and which are lesions."""
         if n_bins < 2 or n_bins % 2:
             raise MTLError(f"n_bins is {n_bins}: an even number of at least 2 is needed.")
         self.n_bins = n_bins
+        self.space = space
         self._photographs: list[np.ndarray] = []
 
     def update(self, probabilities: Values, masks: Values) -> None:
-        """Add photographs. probabilities: (B, 5, H, W) in [0, 1]; masks: the same shape, 0 or 1; any device.
+        """Add photographs. probabilities: (B, C, H, W) in [0, 1]; masks: the same shape, 0 or 1; any device.
 
-        Channels as in LESIONS. Pass only photographs that have masks: an empty mask says 'no lesion here'.
+        Channels as in `space.marked`, by default LESIONS. Pass only photographs that have masks: an empty
+        mask says 'no lesion here'.
         Raises MTLError, and adds nothing, for another shape, NaN, a score outside [0, 1], a mask not 0 or 1.
         """
         probabilities = _tensor(probabilities)
         masks = _tensor(masks).to(probabilities.device)
         shape = tuple(probabilities.shape)
-        if len(shape) != 4 or shape[1] != len(LESIONS) or tuple(masks.shape) != shape:
+        if len(shape) != 4 or shape[1] != len(self.space.marked) or tuple(masks.shape) != shape:
             raise MTLError(
                 f"probabilities have shape {shape} and masks {tuple(masks.shape)}: both must be "
-                f"(photographs, {len(LESIONS)}, height, width)."
+                f"(photographs, {len(self.space.marked)}, height, width)."
             )
         in_range = (probabilities >= 0) & (probabilities <= 1)
         self._check(in_range, probabilities, "a score lies in [0, 1]. Did the logits pass a sigmoid?")
         self._check((masks == 0) | (masks == 1), masks, "a mask holds 0 and 1. Divide 0 and 255 by 255.")
         if probabilities.dtype != torch.float64:
             probabilities = probabilities.float()
-        rows = torch.arange(0, 2 * len(LESIONS), 2, dtype=torch.int32, device=masks.device).view(-1, 1, 1)
+        channels = len(self.space.marked)
+        rows = torch.arange(0, 2 * channels, 2, dtype=torch.int32, device=masks.device).view(-1, 1, 1)
         for scores, mask in zip(probabilities, masks, strict=True):  # one at a time bounds the memory
             bins = (scores * self.n_bins).int().clamp_(max=self.n_bins - 1)
             index = (rows + mask.int()) * self.n_bins + bins
-            counts = torch.bincount(index.flatten(), minlength=2 * len(LESIONS) * self.n_bins)
-            self._photographs.append(counts.cpu().numpy().reshape(len(LESIONS), 2, self.n_bins))
+            counts = torch.bincount(index.flatten(), minlength=2 * channels * self.n_bins)
+            self._photographs.append(counts.cpu().numpy().reshape(channels, 2, self.n_bins))
 
     def _check(self, good: torch.Tensor, values: torch.Tensor, remedy: str) -> None:
         if not good.all():
             where = tuple((~good).nonzero()[0].tolist())
             raise MTLError(
-                f"photograph {len(self) + where[0]}, lesion {LESIONS[where[1]]}, pixel {where[2:]} has the "
-                f"value {values[where].item():g}: {remedy}"
+                f"photograph {len(self) + where[0]}, lesion {self.space.marked[where[1]]}, "
+                f"pixel {where[2:]} has the value {values[where].item():g}: {remedy}"
             )
 
     def __len__(self) -> int:
@@ -262,8 +266,11 @@ class SegmentationMetrics:
 
     def merge(self, other: SegmentationMetrics) -> SegmentationMetrics:
         """Append the photographs of another process; returns self."""
-        if self.n_bins != other.n_bins:
-            raise MTLError(f"cannot merge metrics of {self.n_bins} and of {other.n_bins} bins.")
+        if (self.n_bins, self.space) != (other.n_bins, other.space):
+            raise MTLError(
+                f"cannot merge metrics of {self.n_bins} and of {other.n_bins} bins, "
+                f"or of the label spaces {self.space.name} and {other.space.name}."
+            )
         self._photographs += other._photographs
         return self
 
@@ -274,10 +281,10 @@ class SegmentationMetrics:
         - `segmentation/image/dice/MA`, `image/iou/MA` ..: mean over the photographs that have the lesion.
           Without it Dice is 0 for one false pixel and undefined for a perfect answer; so the others are left
           out, and `segmentation/image/false_alarm/MA` is the share of them with any predicted pixel.
-        - `.../mean` over MA, HE, EX, SE; `.../mean_with_disc` over all five. A lesion that the whole set
-          lacks has no key and is left out of the means.
+        - `.../mean` over MA, HE, EX, SE (red and yellow); `.../mean_with_disc` over all that is marked. A
+          lesion that the whole set lacks has no key and is left out of the means.
         - `segmentation/report_dice`: the shared-encoder report's own Dice. Threshold 0.5; per photograph
-          (2 |P and T| + s) / (|P| + |T| + s), the five channels (disc included) counted together,
+          (2 |P and T| + s) / (|P| + |T| + s), all channels (disc included) counted together,
           s = REPORT_SMOOTH; then the mean over photographs. The disc, by far the largest, dominates it.
         - with n_bootstrap > 0, each also with `/low` and `/high`: 95 % percentile interval over photographs
 
@@ -295,7 +302,7 @@ class SegmentationMetrics:
 
         def values(weights: np.ndarray) -> dict[str, np.ndarray]:
             result = {}
-            for k, lesion in enumerate(LESIONS):
+            for k, lesion in enumerate(self.space.marked):
                 h, p, t = (weights @ areas[:, k] for areas in (hits, predicted, true))
                 result[f"dice/{lesion}"] = np.where(t > 0, _ratio(2 * h, p + t), np.nan)
                 result[f"iou/{lesion}"] = np.where(t > 0, _ratio(h, p + t - h), np.nan)
@@ -304,7 +311,7 @@ class SegmentationMetrics:
                 for name, value in photograph.items():
                     result[f"image/{name}/{lesion}"] = _mean_over_photographs(weights, value[:, k])
             for kind in ("dice", "iou", "aupr", "image/dice", "image/iou"):
-                for name, lesions in (("mean", DISEASE_LESIONS), ("mean_with_disc", LESIONS)):
+                for name, lesions in (("mean", self.space.disease), ("mean_with_disc", self.space.marked)):
                     each = np.stack([result[f"{kind}/{lesion}"] for lesion in lesions])
                     result[f"{kind}/{name}"] = _mean(each, axis=0)
             result["report_dice"] = _mean_over_photographs(weights, report)
@@ -316,16 +323,16 @@ class SegmentationMetrics:
         """One row per photograph, in the order seen: Dice per lesion (NaN where absent) and `report_dice`."""
         hits, predicted, true = self._areas(threshold)
         dice = np.where(true > 0, _ratio(2 * hits, predicted + true), np.nan)
-        return pd.DataFrame(dice, columns=list(LESIONS)).assign(report_dice=self._report_dice())
+        return pd.DataFrame(dice, columns=list(self.space.marked)).assign(report_dice=self._report_dice())
 
     def curve(self, lesion: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pooled precision (T+1,), recall (T+1,), thresholds (T,), as sklearn's `precision_recall_curve`.
 
         Raises MTLError for an unknown lesion and for one that no photograph shows.
         """
-        if lesion not in LESIONS:
-            raise MTLError(f"unknown lesion {lesion!r}: one of {', '.join(LESIONS)}.")
-        counts = self._histograms()[:, LESIONS.index(lesion)].sum(axis=0)
+        if lesion not in self.space.marked:
+            raise MTLError(f"unknown lesion {lesion!r}: one of {', '.join(self.space.marked)}.")
+        counts = self._histograms()[:, self.space.marked.index(lesion)].sum(axis=0)
         if not counts[1].any():
             raise MTLError(f"no photograph shows {lesion}: its precision-recall curve is not defined.")
         truth, bins = counts.nonzero()
@@ -338,7 +345,7 @@ class SegmentationMetrics:
         return np.stack(self._photographs)
 
     def _areas(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels per photograph and lesion, each (N, 5): |P and T|, |P|, |T| of prediction P and truth T."""
+        """Pixels per photograph and lesion, each (N, C): |P and T|, |P|, |T| of prediction P and truth T."""
         edge = round(threshold * self.n_bins)
         if not (0 <= threshold < 1 and np.isclose(edge, threshold * self.n_bins)):
             raise MTLError(f"threshold {threshold} is not a multiple of 1/{self.n_bins} in [0, 1): round it.")

@@ -794,6 +794,7 @@ def accuracy_intervals(accuracies: Mapping[str, np.ndarray], n: int, accuracy: f
     _open_frame(left, right)
     return figure
 
+
 # ---------------------------------------------------------------- chapter 03: segmentation
 
 

@@ -21,15 +21,20 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
-from mtl_utils.data.augment import report_recipe, resize_recipe
-from mtl_utils.data.dataset import FundusDataset
+from mtl_utils.data.augment import resize_recipe, training_recipe
+from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
 from mtl_utils.data.prepare import WorkingCopy
-from mtl_utils.data.splits import Split, split
+from mtl_utils.data.splits import ROLES, Split, balanced_rows, split
 from mtl_utils.errors import MTLError
+from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
 from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics
+from mtl_utils.pseudo import LabelStore, WithMadeLabels, file_digest, make_labels
 from mtl_utils.runtime import default_device, seed_everything
-from mtl_utils.systems.shared_encoder import TASKS, SharedEncoder
+from mtl_utils.systems.base import TASKS, FundusNetwork
+from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
+from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
+from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
 
 # Its lines about hardware would fill every notebook.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -38,6 +43,12 @@ LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
 BOOTSTRAP_RESAMPLES = 1000
 EVALUATION_BATCH = 4
 
+SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", *ARCHITECTURES)
+FIRST = "first"
+"""Folder, inside a run's, of the network that is trained before: see `Config.first_tasks`."""
+LABELS = "made-labels"
+"""Folder, inside a run's, of the labels that the first network made."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -45,11 +56,20 @@ class Config:
 
     Attributes:
         name: of the experiment.
+        system: one of `SYSTEMS`.
+        label_space: what the masks' channels mean; one of `label_spaces.LABEL_SPACES`.
         tasks: 'grading', 'segmentation' or both.
-        lambda_cls: lambda of the report's Eq. 1; used where there are two tasks.
-        augment: the report's augmentation, or resizing only.
+        lambda_cls: lambda of the report's Eq. 1, alpha of MTUnet's Eq. 3; used where there are two tasks.
+        augment: augmentation, or resizing only.
+        recipe: whose augmentation; one of `augment.RECIPES`.
+        balanced: every grade equally often in training, as MTUnet's paper has it.
+        first_tasks: tasks of a network that is trained before, with otherwise the same settings. It is step
+            one of MTUnet's variant B; for every other system it makes labels for the photographs of the
+            training split that lack one.
         encoder_name, encoder_weights: see `encoders.create_encoder`.
         dropout: before the grading head.
+        decoder_channels: of the decoder's blocks, the deepest first (shared-encoder and MTUnet).
+        upsampling: of MTUnet's decoder; see `systems.mtunet.MirrorBlock`.
         grading_size: side of graded pictures, in pixels.
         segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures
             judged.
@@ -60,18 +80,26 @@ class Config:
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
         learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
         patience: epochs without a lower validation loss until training stops.
+        chosen: the checkpoint that counts: 'best-accuracy', 'best-loss' or 'last'.
         protocol: see `data.splits`.
         seed: rules weights, split, order, augmentation and dropout.
         profile: the profile that the sizes came from.
     """
 
     name: str
+    system: str = "shared-encoder"
+    label_space: str = LESION_SPACE.name
     tasks: tuple[str, ...] = TASKS
     lambda_cls: float = 0.1
     augment: bool = True
+    recipe: str = "report"
+    balanced: bool = False
+    first_tasks: tuple[str, ...] = ()
     encoder_name: str = "efficientnet-b0"
     encoder_weights: str | None = "imagenet"
     dropout: float = 0.2
+    decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    upsampling: str = "transposed"
     grading_size: int = 256
     segmentation_size: int = 512
     crop_size: int = 256
@@ -82,11 +110,16 @@ class Config:
     learning_rate: float = 1e-3
     lr_gamma: float = 0.95
     patience: int = 10
+    chosen: str = BEST_ACCURACY
     protocol: str = "clean"
     seed: int = 0
     profile: str = "paper"
 
     def __post_init__(self):
+        if self.system not in SYSTEMS:
+            raise MTLError(f"no system {self.system!r}. There are: {', '.join(SYSTEMS)}.")
+        if self.system == "mtunet-b" and (self.first_tasks, self.tasks) != (("segmentation",), TASKS):
+            raise MTLError(f"{self.name}: variant B of MTUnet has both tasks, and first_tasks segmentation")
         for side in (self.grading_size, self.segmentation_size, self.crop_size):
             if side < 32 or side % 32:
                 raise MTLError(
@@ -110,31 +143,58 @@ class Config:
             self.segmentation_size if "segmentation" in self.tasks else 0,
         )
 
+    @property
+    def space(self) -> LabelSpace:
+        """What the masks' channels mean."""
+        return label_space(self.label_space)
 
-def build_network(config: Config) -> SharedEncoder:
+
+def build_network(config: Config) -> FundusNetwork:
     """The network of a run, with its encoder's weights loaded."""
-    return SharedEncoder(config.encoder_name, config.encoder_weights, config.tasks, config.dropout)
+    encoder = (config.encoder_name, config.encoder_weights)
+    if config.system == "shared-encoder":
+        return SharedEncoder(*encoder, config.tasks, config.dropout, config.decoder_channels)
+    if config.system in ARCHITECTURES:
+        return LesionBaseline(config.system, *encoder, config.space)
+    settings = {
+        "space": config.space,
+        "dropout": config.dropout,
+        "decoder_channels": config.decoder_channels,
+        "upsampling": config.upsampling,
+    }
+    if config.system == "mtunet-b":
+        return MTUnetTwoStep(*encoder, **settings)
+    return MTUnet(*encoder, config.tasks, variant=config.system[-1].upper(), **settings)
+
+
+def first_config(config: Config) -> Config:
+    """The run that comes before a run with `first_tasks`: see `Config.first_tasks`."""
+    system = "mtunet-c" if config.system == "mtunet-b" else config.system
+    name = f"{config.name}-{FIRST}"
+    return replace(config, name=name, system=system, tasks=config.first_tasks, first_tasks=())
 
 
 class Scores:
     """Collects predictions batch by batch and turns them into metrics, losses and a table per photograph."""
 
-    def __init__(self, tasks: tuple[str, ...]):
+    def __init__(self, tasks: tuple[str, ...], space: LabelSpace = LESION_SPACE):
+        self.space = space
         self.losses: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
         self.grades: list[torch.Tensor] = []
         self.probabilities: list[torch.Tensor] = []
         self.rows: dict[str, list[int]] = {task: [] for task in tasks}
-        self.segmentation = SegmentationMetrics()
+        self.segmentation = SegmentationMetrics(space=space)
 
     def update(self, task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Add one batch, all of whose photographs have the task's label."""
-        self.losses[task].append((task_loss(task, logits, batch).item(), len(logits)))
+        self.losses[task].append((task_loss(task, logits, batch, self.space).item(), len(logits)))
         self.rows[task] += batch["row"].tolist()
         if task == "grading":
             self.grades.append(batch["grade"].cpu())
             self.probabilities.append(logits.double().softmax(dim=1).cpu())
         else:
-            self.segmentation.update(logits.float().sigmoid(), batch["mask"])
+            probabilities = self.space.probabilities(logits)
+            self.segmentation.update(*map(self.space.of_marked, (probabilities, batch["mask"])))
 
     def loss(self, task: str) -> float:
         """Mean loss over photographs."""
@@ -182,47 +242,63 @@ class Scores:
         return pd.concat(parts, ignore_index=True)
 
 
+Batches = dict[str, dict[str, torch.Tensor]]
+Answers = dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
+"""Task -> logits, and the batch with the labels that belong to them."""
+
+
 class MultiTaskModule(L.LightningModule):
     """Trains a network on one batch of each task per step; validates and tests with `Scores`."""
 
-    def __init__(self, config: Config, network: torch.nn.Module):
+    def __init__(self, config: Config, network: torch.nn.Module, data_fingerprint: str | None = None):
         super().__init__()
         self.config = config
         self.network = network
+        self.data_fingerprint = data_fingerprint
         self.history: list[dict[str, float]] = []
-        self.scores = Scores(config.tasks)
+        self.scores = Scores(config.tasks, config.space)
         self._train_losses: list[dict[str, float]] = []
         self.save_hyperparameters({"config": asdict(config)})
 
-    def training_step(self, batch: dict[str, dict[str, torch.Tensor]], batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batches, batch_idx: int) -> torch.Tensor:
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
         # makes one loader more. Seeded per step, it repeats an undisturbed run.
         torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
-        logits = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
-        losses = {task: task_loss(task, logits[task], batch[task]) for task in batch}
+        answers = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
+        losses = {
+            task: task_loss(task, logits, labels, self.config.space)
+            for task, (logits, labels) in answers.items()
+        }
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(
             {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
         )
         return total
 
-    def _pass_per_task(self, batch: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def _pass_per_task(self, batch: Batches) -> Answers:
         """The report's way: the tasks' photographs differ, so the encoder runs once for each task."""
-        return {task: self.network(part["image"], tasks=(task,))[task] for task, part in batch.items()}
+        return {task: (self.network(part["image"], (task,))[task], part) for task, part in batch.items()}
 
-    def _one_pass(self, batch: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """All photographs go through the encoder together, and each task's head takes its own.
+    def _one_pass(self, batch: Batches) -> Answers:
+        """All photographs go through the encoder together, and each head takes those that have its label.
 
         Batch normalisation is why. Whole photographs and crops have different statistics. With a pass per
         task it learns with each task's own, but keeps one running average of both, which fits neither when
         the network is judged.
         """
-        sizes = [len(part["image"]) for part in batch.values()]
-        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
-        by_task = zip(*(level.split(sizes) for level in features), strict=True)
-        return {
-            task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
+        together = {
+            key: torch.cat([part[key] for part in batch.values()])
+            for key in ("image", "grade", "mask", "has_mask")
         }
+        features = self.network.features(together["image"])
+        labelled = {"grading": together["grade"] != UNKNOWN_GRADE, "segmentation": together["has_mask"]}
+        answers = {}
+        for task in batch:
+            chosen = labelled[task].nonzero().flatten()
+            own = [level[chosen].contiguous(memory_format=torch.channels_last) for level in features]
+            labels = {key: values[chosen] for key, values in together.items()}
+            answers[task] = (self.network.heads(own, (task,))[task], labels)
+        return answers
 
     def on_train_epoch_start(self) -> None:
         self._train_losses = []
@@ -233,7 +309,7 @@ class MultiTaskModule(L.LightningModule):
         self.scores.update(task, self.network(batch["image"], tasks=(task,))[task], batch)
 
     def on_validation_epoch_start(self) -> None:
-        self.scores = Scores(self.config.tasks)
+        self.scores = Scores(self.config.tasks, self.config.space)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -268,6 +344,7 @@ class MultiTaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"] = self.history
+        checkpoint["data_fingerprint"] = self.data_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])
@@ -288,11 +365,23 @@ def derived_seed(seed: int, *place: int) -> int:
 class FundusData(L.LightningDataModule):
     """The loaders of a run. Those of training are built anew each epoch, so that order and augmentation
     follow from seed and epoch.
+
+    Args:
+        role: what is judged, 'test' or 'val'.
+        labels: made labels; they are learned from, and never judged with.
     """
 
-    def __init__(self, config: Config, copy: WorkingCopy, parts: Split, role: str = "test"):
+    def __init__(
+        self,
+        config: Config,
+        copy: WorkingCopy,
+        parts: Split,
+        role: str = "test",
+        labels: LabelStore | None = None,
+    ):
         super().__init__()
         self.config, self.copy, self.parts, self.role = config, copy, parts, role
+        self.learned_from = WithMadeLabels(copy, labels) if labels else copy
 
     def train_dataloader(self) -> CombinedLoader:
         seed = derived_seed(self.config.seed, self.trainer.current_epoch)
@@ -312,16 +401,21 @@ class FundusData(L.LightningDataModule):
     def _train_loader(self, task: str, seed: int) -> DataLoader:
         config, size = self.config, self._size(task)
         crop = config.crop_size if task == "segmentation" else None
-        transform = report_recipe(task, True, size, crop) if config.augment else resize_recipe(size, crop)
+        transform = (
+            training_recipe(config.recipe, task, size, crop) if config.augment else resize_recipe(size, crop)
+        )
         # IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task
         # in every run, and photographs with masks come back, each time augmented anew: the single-task and
         # the multi-task network take equally many steps, so none wins by having trained longer.
         longest = max(len(self.parts.rows("train", each)) for each in TASKS)
-        rows = np.resize(self.parts.rows("train", task), longest)
         # Shuffled here and not by the loader: its order would depend on how often it was asked for one, and
         # Lightning asks once more when it resumes.
-        rows = np.random.default_rng(seed).permutation(rows)
-        dataset = FundusDataset(self.copy, rows, transform, seed)
+        rng = np.random.default_rng(seed)
+        rows = self.parts.rows("train", task)
+        if task == "grading" and config.balanced:
+            rows = balanced_rows(rows, self.copy.grades, longest, rng)
+        rows = rng.permutation(np.resize(rows, longest))
+        dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space)
         return DataLoader(
             dataset,
             batch_size=config.batch_size,
@@ -332,8 +426,8 @@ class FundusData(L.LightningDataModule):
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
         """Whole photographs in the table's order."""
-        transform = report_recipe(task, False, self._size(task))
-        dataset = FundusDataset(self.copy, self.parts.rows(role, task), transform)
+        rows, transform = self.parts.rows(role, task), resize_recipe(self._size(task))
+        dataset = FundusDataset(self.copy, rows, transform, space=self.config.space)
         return DataLoader(dataset, batch_size=EVALUATION_BATCH, num_workers=workers())
 
 
@@ -377,17 +471,21 @@ class FitResult:
         folder: the run's folder.
         config: the run's.
         history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds.
-        seconds: training time, all sittings of a resumed run together.
+        seconds: training time, all sittings of a resumed run together, the first network's included.
+        first: checkpoint of the network that came before, where there is one (`Config.first_tasks`).
+        labels: what that network labelled, where it did.
     """
 
     folder: Path
     config: Config
     history: pd.DataFrame
     seconds: float
+    first: Path | None = None
+    labels: LabelStore | None = None
 
-    def checkpoint(self, which: str = BEST_ACCURACY) -> Path:
-        """Path of 'best-accuracy', 'best-loss' or 'last'."""
-        return self.folder / f"{which}.ckpt"
+    def checkpoint(self, which: str | None = None) -> Path:
+        """Path of 'best-accuracy', 'best-loss' or 'last'; None: the one that counts, `Config.chosen`."""
+        return self.folder / f"{which or self.config.chosen}.ckpt"
 
 
 def _trainer(config: Config, **settings) -> L.Trainer:
@@ -420,9 +518,14 @@ def _quiet() -> warnings.catch_warnings:
 
 
 def fit(
-    config: Config, copy: WorkingCopy, folder: str | Path, resume: bool = False, progress: bool = True
+    config: Config,
+    copy: WorkingCopy,
+    folder: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    first: str | Path | None = None,
 ) -> FitResult:
-    """Train one run.
+    """Train one run, and before it the network that it builds on, where there is one.
 
     Args:
         config: the run.
@@ -430,24 +533,30 @@ def fit(
         folder: takes the checkpoints.
         resume: go on from `folder`'s last epoch; the result is that of an undisturbed run.
         progress: print a line per epoch, and show a bar on a terminal.
+        first: checkpoint of the network that comes before (`Config.first_tasks`), trained earlier with the
+            settings of `first_config`; None: train it in `folder`/first.
 
     Raises:
-        MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration.
+        MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
+            or learned from other data, or `first` does not fit.
     """
     folder = Path(folder)
     last = folder / f"{LAST}.ckpt"
-    if last.exists() and not resume:
-        raise MTLError(
-            f"{folder} already holds a run. Go on with it (--resume), or give another folder (--out)."
-        )
-    if last.exists() and load_config(last) != config:
-        raise MTLError(
-            f"the run in {folder} has another configuration: resume it with the same arguments, "
-            "or use another folder."
-        )
+    earlier = _earlier_epochs(last, config, copy, resume)
+    parts = split(copy.table, config.protocol, config.seed)
+    labels, before = None, 0.0
+    if config.first_tasks:
+        first, before = _first_network(config, copy, folder, resume, progress, first)
+        if config.system != "mtunet-b":
+            labels = _made_labels(first, config, copy, parts, folder / LABELS, progress)
+    if _finished(earlier, config):
+        return FitResult(folder, config, earlier, before + float(earlier.seconds.sum()), first, labels)
     seed_everything(config.seed)
-    module = MultiTaskModule(config, build_network(config))
-    data = FundusData(config, copy, split(copy.table, config.protocol, config.seed))
+    network = build_network(config)
+    if config.system == "mtunet-b":
+        network.load_step_one(_network_state(_load(first)))
+    module = MultiTaskModule(config, network, copy.fingerprint)
+    data = FundusData(config, copy, parts, labels=labels)
     second = "val/accuracy" if "grading" in config.tasks else "val/dice"
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     callbacks = [
@@ -477,18 +586,95 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     history = pd.DataFrame(module.history)
-    return FitResult(folder, config, history, float(history.seconds.sum()))
+    return FitResult(folder, config, history, before + float(history.seconds.sum()), first, labels)
+
+
+def _earlier_epochs(last: Path, config: Config, copy: WorkingCopy, resume: bool) -> pd.DataFrame:
+    """History of the run that this one goes on with; empty where it begins anew."""
+    if not last.exists():
+        return pd.DataFrame()
+    if not resume:
+        raise MTLError(
+            f"{last.parent} already holds a run. Go on with it (--resume), or give another folder (--out)."
+        )
+    state = _load(last)
+    if _config_from(state) != config:
+        raise MTLError(
+            f"the run in {last.parent} has another configuration: resume it with the same arguments, "
+            "or use another folder."
+        )
+    _same_data(state, copy, last)
+    return pd.DataFrame(state["history"])
+
+
+def _same_data(state: dict, copy: WorkingCopy, checkpoint: str | Path) -> None:
+    if state["data_fingerprint"] != copy.fingerprint:
+        raise MTLError(f"{checkpoint} learned from other data. Give the same --data, or another folder.")
+
+
+def _finished(history: pd.DataFrame, config: Config) -> bool:
+    """Has this run had its epochs, or was it stopped early? Resumed, Lightning would train one more."""
+    if history.empty:
+        return False
+    waited = len(history) - 1 - int(history["val/loss"].argmin())
+    return len(history) >= config.epochs or waited >= config.patience
+
+
+def _first_network(
+    config: Config, copy: WorkingCopy, folder: Path, resume: bool, progress: bool, first: str | Path | None
+) -> tuple[Path, float]:
+    """Checkpoint of the network that comes before, and the seconds that it learned: trained now, or given."""
+    wanted = first_config(config)
+    if first is None:
+        result = fit(wanted, copy, folder / FIRST, resume=resume, progress=progress)
+        return result.checkpoint(), result.seconds
+    state = _load(first)
+    given = _config_from(state)
+    _same_data(state, copy, first)
+    if replace(given, name=wanted.name) != wanted:
+        differing = [
+            field.name
+            for field in fields(Config)
+            if field.name != "name" and getattr(given, field.name) != getattr(wanted, field.name)
+        ]
+        raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
+    return Path(first), sum(row["seconds"] for row in state["history"])
+
+
+def _made_labels(
+    first: Path, config: Config, copy: WorkingCopy, parts: Split, folder: Path, progress: bool
+) -> LabelStore:
+    """Labels of the training photographs, and of part A's others, whose true masks tell how good they are."""
+    network, _ = load_model(first)
+    labelled = [parts.rows("train", "grading"), *(parts.rows(role, "segmentation") for role in ROLES)]
+    rows = np.unique(np.concatenate(labelled))
+    return make_labels(
+        network,
+        config.space,
+        copy,
+        rows,
+        config.segmentation_size,
+        folder,
+        maker=file_digest(first),
+        progress=progress and sys.stderr.isatty(),
+    )
 
 
 def _load(checkpoint: str | Path) -> dict:
+    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint."""
     path = Path(checkpoint)
     if not path.is_file():
         raise MTLError(f"no checkpoint {path}. Train one with 'mtl train', or check the path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {"config": state["hyper_parameters"]["config"], "state_dict": state["state_dict"]}
+        parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
+        return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
+
+
+def _network_state(state: dict) -> dict[str, torch.Tensor]:
+    return {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
 
 
 def _config_from(state: dict) -> Config:
@@ -508,7 +694,7 @@ def load_config(checkpoint: str | Path) -> Config:
     return _config_from(_load(checkpoint))
 
 
-def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[SharedEncoder, Config]:
+def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:
     """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data,
     never code.
 
@@ -518,9 +704,7 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[Share
     state = _load(checkpoint)
     config = _config_from(state)
     network = build_network(replace(config, encoder_weights=None))
-    network.load_state_dict(
-        {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
-    )
+    network.load_state_dict(_network_state(state))
     return network.to(device or default_device()).eval(), config
 
 

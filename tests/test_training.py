@@ -113,6 +113,19 @@ def test_the_two_best_checkpoints_are_the_best_of_the_history(undisturbed):
         assert epoch == getattr(history[column].to_numpy(), best)()
 
 
+def test_a_finished_run_is_not_trained_further(undisturbed, synthetic_copy):
+    before = undisturbed.checkpoint("last").read_bytes()
+    again = fit(undisturbed.config, synthetic_copy, undisturbed.folder, resume=True, progress=False)
+    assert same_history(undisturbed.history, again.history)
+    assert undisturbed.checkpoint("last").read_bytes() == before
+
+
+def test_a_run_goes_on_with_its_own_data_only(undisturbed, synthetic_copy):
+    other = replace(synthetic_copy, fingerprint="of other photographs")
+    with pytest.raises(MTLError, match="other data"):
+        fit(undisturbed.config, other, undisturbed.folder, resume=True, progress=False)
+
+
 def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
     # A learning rate of zero never lowers the loss after the first epoch (batch norm statistics still move it
     # up or down a little, so patience counts from the best epoch).
@@ -120,6 +133,7 @@ def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
     history = fit(config, synthetic_copy, tmp_path, progress=False).history
     best = int(history["val/loss"].argmin())
     assert len(history) == min(12, best + 1 + 2)
+    assert same_history(history, fit(config, synthetic_copy, tmp_path, resume=True, progress=False).history)
 
 
 def test_damaged_checkpoints_are_refused(undisturbed, tmp_path):
@@ -283,16 +297,35 @@ def test_the_experiments_are_listed(monkeypatch, capsys):
     assert all(name in printed for name in EXPERIMENTS)
 
 
-def test_one_pass_gives_each_task_its_own_photographs():
-    # Without batch statistics (evaluation mode) the two ways to run the encoder must agree.
+def batch_of(grades: list[int], has_mask: list[bool], side: int = 64) -> dict[str, torch.Tensor]:
+    """Made-up photographs, as a loader gives them."""
+    return {
+        "image": torch.rand(len(grades), 3, side, side),
+        "grade": torch.tensor(grades),
+        "mask": torch.randint(0, 2, (len(grades), 5, side, side)).float(),
+        "has_mask": torch.tensor(has_mask),
+    }
+
+
+def test_one_pass_gives_each_head_the_photographs_that_have_its_label():
     config = experiment("shared-lambda-0.1", "smoke")
+    # Without batch statistics (evaluation mode) the two ways to run the encoder must agree.
     module = MultiTaskModule(config, SharedEncoder("resnet18", None)).eval()
-    batch = {task: {"image": torch.rand(2 + place, 3, 64, 64)} for place, task in enumerate(config.tasks)}
+    batch = {
+        "grading": batch_of([3, 0], [False, False]),
+        "segmentation": batch_of([-1, -1, -1], [True, True, True]),
+    }
     with torch.no_grad():
         together, apart = module._one_pass(batch), module._pass_per_task(batch)
-    for place, task in enumerate(config.tasks):
-        assert len(together[task]) == 2 + place
-        assert torch.allclose(together[task], apart[task], atol=1e-5)
+    for task, number in (("grading", 2), ("segmentation", 3)):
+        assert len(together[task][0]) == number
+        assert torch.allclose(together[task][0], apart[task][0], atol=1e-5)
+        assert torch.equal(together[task][1]["mask"], batch[task]["mask"])
+    # Labels that a network made: the graded photographs now have masks as well, and teach both heads.
+    batch["grading"]["has_mask"][:] = True
+    with torch.no_grad():
+        together = module._one_pass(batch)
+    assert [len(together[task][0]) for task in ("grading", "segmentation")] == [2, 5]
     with pytest.raises(MTLError, match="one_pass"):
         experiment("shared-lambda-0.1", "smoke", crop_size=32)
 

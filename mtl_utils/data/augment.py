@@ -65,6 +65,60 @@ def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None
     ])  # fmt: skip
 
 
+def mtunet_recipe(
+    image_size: int,
+    rotation: float = 20.0,
+    shift: float = 0.1,
+    shear: float = 10.0,
+    zoom: float = 0.1,
+    channel_shift: int = 20,
+) -> A.Compose:
+    """MTUnet's augmentation (section Semi-Supervised Training), the same for both tasks: rotation, width and
+    height shifts, shear, zoom, both flips, channel shifts.
+
+    The paper names the kinds and prints no strength; ours are usual ones.
+
+    Args:
+        image_size: side of the square picture, in pixels.
+        rotation, shear: at the most, in degrees to either side.
+        shift, zoom: at the most, as shares of the side and of the size.
+        channel_shift: at the most, in grey levels, drawn for each channel.
+    """
+    return A.Compose([
+        _resize(image_size),
+        A.Affine(
+            rotate=(-rotation, rotation),
+            translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+            shear={"x": (-shear, shear), "y": (-shear, shear)},
+            scale=(1 - zoom, 1 + zoom),
+            p=1.0,
+        ),  # filled with black, as outside of the field of view
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+        A.RGBShift(*[(-channel_shift, channel_shift)] * 3, p=0.5),
+    ])  # fmt: skip
+
+
+RECIPES = ("report", "mtunet")
+
+
+def training_recipe(name: str, task: str, image_size: int, crop_size: int | None) -> A.Compose:
+    """The augmentation of one paper for one task, by name.
+
+    Args:
+        name: one of `RECIPES`.
+        task: 'grading' or 'segmentation'.
+        image_size: side of the square picture, in pixels.
+        crop_size: side of segmentation's random crop, in pixels, where the recipe has one.
+
+    Raises:
+        MTLError: unknown recipe or task.
+    """
+    if name not in RECIPES:
+        raise MTLError(f"no augmentation recipe {name!r}. There are: {', '.join(RECIPES)}.")
+    return mtunet_recipe(image_size) if name == "mtunet" else report_recipe(task, True, image_size, crop_size)
+
+
 def resize_recipe(image_size: int, crop_size: int | None = None) -> A.Compose:
     """No augmentation: resize, and a random crop where the network learns from crops."""
     return A.Compose([_resize(image_size), *crop_only(crop_size)])

@@ -50,6 +50,23 @@ def field_of_view(image: np.ndarray) -> FieldOfView:
     >>> field_of_view(photograph)
     FieldOfView(top=10, left=50, bottom=90, right=150)
     """
+    lit = _lit_piece(image)
+    down, across = (image.shape[axis] / lit.shape[axis] for axis in (0, 1))
+    left, top, box_width, box_height = cv2.boundingRect(lit)
+    return FieldOfView(
+        top=int(np.floor(top * down)),
+        left=int(np.floor(left * across)),
+        bottom=int(min(image.shape[0], np.ceil((top + box_height) * down))),
+        right=int(min(image.shape[1], np.ceil((left + box_width) * across))),
+    )
+
+
+def _lit_piece(image: np.ndarray) -> np.ndarray:
+    """The largest lit piece as 0 or 1, uint8, in a picture shrunk to `_WORK_SIDE` at the most.
+
+    Raises:
+        DataError: as `field_of_view`.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise DataError(f"expected an RGB photograph, uint8 (H, W, 3); got {image.dtype} {image.shape}")
     height, width = image.shape[:2]
@@ -57,17 +74,27 @@ def field_of_view(image: np.ndarray) -> FieldOfView:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     light = cv2.resize(image, size, interpolation=cv2.INTER_AREA).max(axis=2)
     threshold = max(12.0, 0.15 * float(np.percentile(light, 95)))
-    _, _, stats, _ = cv2.connectedComponentsWithStats((light > threshold).astype(np.uint8), connectivity=4)
-    pieces = stats[1:]
-    if len(pieces) == 0 or pieces[:, cv2.CC_STAT_AREA].max() < _SMALLEST_SHARE * light.size:
-        raise DataError("no field of view found: the picture is (almost) black. Is it a fundus photograph?")
-    left, top, box_width, box_height, _ = pieces[pieces[:, cv2.CC_STAT_AREA].argmax()]
-    return FieldOfView(
-        top=int(np.floor(top * height / size[1])),
-        left=int(np.floor(left * width / size[0])),
-        bottom=int(min(height, np.ceil((top + box_height) * height / size[1]))),
-        right=int(min(width, np.ceil((left + box_width) * width / size[0]))),
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (light > threshold).astype(np.uint8), connectivity=4
     )
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if len(areas) == 0 or areas.max() < _SMALLEST_SHARE * light.size:
+        raise DataError("no field of view found: the picture is (almost) black. Is it a fundus photograph?")
+    return (labels == 1 + areas.argmax()).astype(np.uint8)
+
+
+def inside_field_of_view(image: np.ndarray) -> np.ndarray:
+    """Which pixels show the eye: 0 or 1, uint8 (H, W), from an RGB photograph, uint8 (H, W, 3).
+
+    The convex hull of the lit part, since a dark vessel or bleeding at the edge belongs to it.
+
+    Raises:
+        DataError: as `field_of_view`.
+    """
+    lit = _lit_piece(image)
+    hull = cv2.convexHull(cv2.findNonZero(lit))
+    filled = cv2.fillConvexPoly(np.zeros_like(lit), hull, 1)
+    return cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def crop_square(array: np.ndarray, fov: FieldOfView) -> np.ndarray:

@@ -16,15 +16,14 @@ from segmentation_models_pytorch.base import ClassificationHead, SegmentationHea
 from torch import nn
 
 from mtl_utils.encoders import create_encoder
-from mtl_utils.errors import MTLError
 from mtl_utils.lesions import GRADES, LESIONS
+from mtl_utils.systems.base import TASKS, FundusNetwork
 
-TASKS = ("grading", "segmentation")
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 LESION_PRIOR = 0.01
 
 
-class SharedEncoder(nn.Module):
+class SharedEncoder(FundusNetwork):
     """U-Net with a grading head on its deepest features (the report's Figure 1).
 
     Args:
@@ -51,16 +50,7 @@ class SharedEncoder(nn.Module):
         dropout: float = 0.2,
         decoder_channels: Sequence[int] = DECODER_CHANNELS,
     ):
-        super().__init__()
-        if not tasks or not set(tasks) <= set(TASKS):
-            raise MTLError(f"tasks are {tuple(tasks)}; give one or both of {', '.join(TASKS)}")
-        self.tasks = tuple(tasks)
-        encoder = create_encoder(encoder_name, encoder_weights, depth=len(decoder_channels))
-        # Every encoder wants the normalisation that it was trained with; inside the network, and its
-        # checkpoints, nobody forgets it.
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1))
-        self.encoder = encoder.network
+        super().__init__(create_encoder(encoder_name, encoder_weights, depth=len(decoder_channels)), tasks)
         channels = self.encoder.out_channels
         if "grading" in tasks:
             self.grading_head = ClassificationHead(channels[-1], len(GRADES), pooling="avg", dropout=dropout)
@@ -74,22 +64,6 @@ class SharedEncoder(nn.Module):
             # Loss for Dense Object Detection, 4.1).
             nn.init.constant_(self.segmentation_head[0].bias, log(LESION_PRIOR / (1 - LESION_PRIOR)))
         self.to(memory_format=torch.channels_last)  # two to four times faster on a CPU, and faster on a GPU
-
-    def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-        """Logits of each task.
-
-        Args:
-            image: RGB in [0, 1], float (B, 3, H, W); H and W divide by 32.
-            tasks: which outputs are wanted; None: all that the network has.
-
-        Returns:
-            'grading': (B, 5); 'segmentation': (B, 5, H, W), channels as in `LESIONS`.
-        """
-        return self.heads(self.features(image), self.tasks if tasks is None else tasks)
-
-    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """The encoder's feature maps, from full size to 1/32, of RGB pictures (B, 3, H, W) in [0, 1]."""
-        return self.encoder(((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
 
     def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Logits of some tasks from `features`: what comes after the shared part."""

@@ -1,0 +1,132 @@
+"""What the channels of a segmentation mean, and how one meaning turns into another.
+
+IDRiD draws five things: MA, HE, EX, SE and the disc. MTUnet (Foo et al., 2020) puts them into groups, red
+lesions and yellow lesions, and gives each pixel one class. This is the only place that knows how the groups
+and the lesions belong together; datasets, losses, metrics, predictions and figures ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from mtl_utils.errors import MTLError
+from mtl_utils.lesions import DISEASE_LESIONS, LESIONS
+
+BACKGROUND, OUTSIDE = "background", "outside"
+
+PRIORITY = ("disc", "yellow", "red")
+"""Where two groups cover one pixel the later name wins: lesions lie on the disc, and red ones are small."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The meaning of a segmentation's channels.
+
+    Attributes:
+        name: as in `Config.label_space`.
+        groups: what is marked -> the lesions that belong to it, in channel order.
+        disease: the groups that are signs of the disease: means over lesions are taken over these.
+        classes: the network's channels in order; where they are exclusive, the rest of the picture has
+            classes of its own.
+        exclusive: each pixel has one class (softmax); else each channel is a question of its own (sigmoid).
+    """
+
+    name: str
+    groups: Mapping[str, tuple[str, ...]]
+    disease: tuple[str, ...]
+    classes: tuple[str, ...]
+    exclusive: bool
+
+    @property
+    def marked(self) -> tuple[str, ...]:
+        """What metrics and figures speak of: the groups, without background and outside."""
+        return tuple(self.groups)
+
+    @property
+    def has_rest(self) -> bool:
+        """Has the rest of the picture, background and outside, classes of its own?"""
+        return BACKGROUND in self.classes
+
+    def group(self, lesions: np.ndarray) -> np.ndarray:
+        """(5, ...) lesions, masks or probabilities -> (groups, ...): the largest of each group's members."""
+        channels = [[LESIONS.index(lesion) for lesion in members] for members in self.groups.values()]
+        return np.stack([lesions[members].max(axis=0) for members in channels])
+
+    def lesions(self, marked: np.ndarray) -> np.ndarray:
+        """The way back, (groups, ...) -> (5, ...): each lesion gets what its group has.
+
+        What was put together cannot be taken apart: a red pixel comes back as MA and as HE.
+        `group(lesions(x))` is x again.
+        """
+        owner = {lesion: place for place, members in enumerate(self.groups.values()) for lesion in members}
+        return np.stack([marked[owner[lesion]] for lesion in LESIONS])
+
+    def target(
+        self, marked: np.ndarray, inside: np.ndarray | None = None, priority: Sequence[str] = PRIORITY
+    ) -> np.ndarray:
+        """What the network shall answer, one channel per class.
+
+        Args:
+            marked: 0 or 1, (groups, H, W).
+            inside: 0 or 1, (H, W): the field of view; needed where the rest has classes of its own
+                (`has_rest`). A marked pixel is never 'outside'.
+            priority: which group wins a pixel that several cover; the last is the strongest.
+
+        Returns:
+            0 or 1, (classes, H, W). With `has_rest` each pixel has exactly one 1; else it is `marked`.
+        """
+        if not self.has_rest:
+            return marked
+        chosen = np.where(inside > 0, self.classes.index(BACKGROUND), self.classes.index(OUTSIDE))
+        for name in priority:
+            chosen[marked[self.marked.index(name)] > 0] = self.classes.index(name)
+        return (chosen == np.arange(len(self.classes)).reshape(-1, 1, 1)).astype(marked.dtype)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes, ...) -> probabilities of the classes, in float32."""
+        return logits.float().softmax(dim=1) if self.exclusive else logits.float().sigmoid()
+
+    def of_marked(self, channels: torch.Tensor) -> torch.Tensor:
+        """The channels (B, classes, ...) that metrics look at: (B, groups, ...)."""
+        if self.classes == self.marked:
+            return channels
+        return channels[:, [self.classes.index(name) for name in self.marked]]
+
+
+LESION_SPACE = LabelSpace(
+    "lesions", {lesion: (lesion,) for lesion in LESIONS}, DISEASE_LESIONS, LESIONS, exclusive=False
+)
+"""Each lesion a question of its own: the shared-encoder report."""
+
+RED_YELLOW = LabelSpace(
+    "red-yellow",
+    {"red": ("MA", "HE"), "yellow": ("EX", "SE"), "disc": ("OD",)},
+    disease=("red", "yellow"),
+    classes=(BACKGROUND, "red", "yellow", "disc", OUTSIDE),
+    exclusive=True,
+)
+"""MTUnet's five classes. Its text says 'DR classes' and lists none; its figures show red and yellow lesions
+and the disc. Background, and what lies outside the field of view, make the five."""
+
+RED_YELLOW_SIGMOID = replace(RED_YELLOW, name="red-yellow-sigmoid", exclusive=False)
+"""The same classes with a sigmoid each: what MTUnet replaced by its softmax, to compare."""
+
+LABEL_SPACES = {space.name: space for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID)}
+
+
+def label_space(name: str) -> LabelSpace:
+    """A label space by its name.
+
+    Raises:
+        MTLError: no such space.
+
+    >>> label_space("red-yellow").classes
+    ('background', 'red', 'yellow', 'disc', 'outside')
+    """
+    if name not in LABEL_SPACES:
+        raise MTLError(f"no label space {name!r}. There are: {', '.join(LABEL_SPACES)}.")
+    return LABEL_SPACES[name]

@@ -1,0 +1,320 @@
+"""Labels that a network made: masks for photographs that have only a grade, grades for those with masks only.
+
+MTUnet's semi-supervised process (Foo et al., 2020, Figure 7): a first network learns from the few photographs
+with masks; it labels those without; where the grade is 0, its red and yellow is erased; a second network
+learns from all. `make_labels` fills a store, `WithMadeLabels` puts the store's labels beside the true ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from mtl_utils.data.augment import resize_recipe
+from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
+from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.errors import DataError
+from mtl_utils.label_spaces import LabelSpace, label_space
+from mtl_utils.lesions import GRADES
+from mtl_utils.metrics import SegmentationMetrics
+from mtl_utils.systems.base import FundusNetwork
+
+ABOUT, CLASSES, CONFIDENCE, GRADING = "about.json", "classes.u8", "confidence.u8", "grades.f32"
+BATCH = 4
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hex: what says which network made a store."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """Made labels of some photographs of one working copy, memory-mapped.
+
+    Attributes:
+        folder: where it lies.
+        about: who made it: 'maker' (digest of the checkpoint), 'data_fingerprint', 'label_space', 'size',
+            'rows', 'tasks'.
+        classes: most probable class of each pixel, uint8 (N, size, size); None where the maker does not
+            segment.
+        confidence: its probability, 0-255 for 0-1, uint8 (N, size, size); None likewise.
+        grade_probabilities: float32 (N, 5); None where the maker does not grade.
+    """
+
+    folder: Path
+    about: dict
+    classes: np.ndarray | None
+    confidence: np.ndarray | None
+    grade_probabilities: np.ndarray | None
+
+    @property
+    def space(self) -> LabelSpace:
+        """Meaning of the classes."""
+        return label_space(self.about["label_space"])
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Position in the working copy's table -> position in the store."""
+        return {row: place for place, row in enumerate(self.about["rows"])}
+
+    def marked(self, row: int, grade: int = UNKNOWN_GRADE, min_confidence: float = 0.0) -> np.ndarray:
+        """The made mask of one photograph, 0 or 1, uint8 (groups, size, size).
+
+        Args:
+            row: position in the working copy's table.
+            grade: the photograph's grade, where it is known. With grade 0 the signs of the disease are
+                erased: an eye without retinopathy has none (the paper's rule; the disc stays).
+            min_confidence: pixels that the maker was less sure of are not marked.
+
+        Raises:
+            DataError: the store has no mask of this photograph.
+        """
+        if self.classes is None or row not in self.places:
+            raise DataError(f"{self.folder} holds no made mask of row {row} of the working copy")
+        place, space = self.places[row], self.space
+        sure = self.confidence[place] >= round(255 * min_confidence)
+        masks = np.stack([sure & (self.classes[place] == space.classes.index(name)) for name in space.marked])
+        if grade == 0:
+            masks[[name in space.disease for name in space.marked]] = False
+        return masks.astype(np.uint8)
+
+    def grade(self, row: int) -> int:
+        """The most probable grade of one photograph.
+
+        Raises:
+            DataError: the store has no grade of this photograph.
+        """
+        if self.grade_probabilities is None or row not in self.places:
+            raise DataError(f"{self.folder} holds no made grade of row {row} of the working copy")
+        return int(self.grade_probabilities[self.places[row]].argmax())
+
+    @classmethod
+    def open(cls, folder: str | Path) -> LabelStore:
+        """Open a finished store.
+
+        Raises:
+            DataError: there is none, it is not finished, or it is damaged.
+        """
+        folder = Path(folder)
+        remedy = f"Delete {folder} and make it again."
+        try:
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"{folder} holds no store of made labels") from error
+        except ValueError as error:
+            raise DataError(f"{folder / ABOUT} is damaged ({error}). {remedy}") from error
+        for name, shape, _ in _files(about):
+            found = (folder / name).stat().st_size if (folder / name).exists() else 0
+            if found < int(np.prod(shape)):
+                raise DataError(f"{folder / name} has {found} bytes: the store is not finished. {remedy}")
+        arrays = {
+            name: np.memmap(folder / name, kind, "r", shape=shape) for name, shape, kind in _files(about)
+        }
+        return cls(folder, about, *(arrays.get(name) for name in (CLASSES, CONFIDENCE, GRADING)))
+
+
+def _files(about: dict) -> list[tuple[str, tuple[int, ...], type]]:
+    """The files of a store: name, shape, kind of number."""
+    number, size = len(about["rows"]), about["size"]
+    files = []
+    if "segmentation" in about["tasks"]:
+        files += [(name, (number, size, size), np.uint8) for name in (CLASSES, CONFIDENCE)]
+    if "grading" in about["tasks"]:
+        files.append((GRADING, (number, len(GRADES)), np.float32))
+    return files
+
+
+def _done(folder: Path, about: dict) -> int:
+    """How many photographs of an interrupted run are whole; what is not is cut off."""
+    lengths = {name: int(np.prod(shape[1:])) * kind().nbytes for name, shape, kind in _files(about)}
+    found = {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in lengths}
+    done = min(found[name] // length for name, length in lengths.items())
+    for name, length in lengths.items():
+        with open(folder / name, "ab") as file:
+            file.truncate(done * length)
+    return done
+
+
+@torch.inference_mode()
+def make_labels(
+    network: FundusNetwork,
+    space: LabelSpace,
+    copy: WorkingCopy,
+    rows: Sequence[int],
+    size: int,
+    folder: str | Path,
+    maker: str,
+    progress: bool = True,
+    **facts: object,
+) -> LabelStore:
+    """Let a network label photographs, and keep what it says. A stopped run goes on where it was.
+
+    Args:
+        network: in evaluation mode.
+        space: meaning of its masks.
+        copy: the working copy.
+        rows: positions in its table.
+        size: side of the pictures that the network sees, and of the masks, in pixels.
+        folder: takes the store.
+        maker: what the network is known by, as `file_digest` of its checkpoint.
+        progress: show a bar.
+        **facts: more about the maker, kept in `about`.
+
+    Raises:
+        DataError: `folder` holds labels of another network, other photographs or another size.
+    """
+    folder, rows = Path(folder), [int(row) for row in rows]
+    about = {
+        "maker": maker,
+        "data_fingerprint": copy.fingerprint,
+        "label_space": space.name,
+        "size": size,
+        "tasks": list(network.tasks),
+        "rows": rows,
+        **facts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        _claim(folder, about)
+        done = _done(folder, about)
+        device = next(network.parameters()).device
+        data = DataLoader(FundusDataset(copy, rows[done:], resize_recipe(size)), batch_size=BATCH)
+        with tqdm(total=len(rows), initial=done, desc="made labels", disable=not progress) as bar:
+            for batch in data:
+                for name, content in _answers(network(batch["image"].to(device)), space).items():
+                    with open(folder / name, "ab") as file:
+                        file.write(content.cpu().numpy().tobytes())
+                bar.update(len(batch["image"]))
+    return LabelStore.open(folder)
+
+
+def _claim(folder: Path, about: dict) -> None:
+    """Write who makes the labels of this folder, or see that it is the same who began."""
+    path = folder / ABOUT
+    if path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}). Delete {folder} and make it again.") from error
+        differing = [key for key in about if there.get(key) != about[key]]
+        if differing:
+            raise DataError(
+                f"{folder} holds labels that differ in: {', '.join(differing)}. "
+                "Give another folder, or delete it."
+            )
+        return
+    half = path.with_suffix(".part")
+    half.write_text(json.dumps(about), encoding="utf-8")
+    os.replace(half, path)
+
+
+def _answers(logits: dict[str, torch.Tensor], space: LabelSpace) -> dict[str, torch.Tensor]:
+    """What is kept of a batch: file name -> numbers."""
+    kept = {}
+    if "segmentation" in logits:
+        best, chosen = space.probabilities(logits["segmentation"]).max(dim=1)
+        kept |= {CLASSES: chosen.to(torch.uint8), CONFIDENCE: (255 * best).round().to(torch.uint8)}
+    if "grading" in logits:
+        kept[GRADING] = logits["grading"].float().softmax(dim=1)
+    return kept
+
+
+class WithMadeLabels:
+    """A working copy in which photographs that lack a label have the made one: to learn from, never to judge.
+
+    It is asked like a `WorkingCopy`. A true label always comes first; a made mask respects a true grade: 0
+    erases.
+
+    Args:
+        copy: the working copy.
+        store: made labels of some of its photographs.
+        min_confidence: see `LabelStore.marked`.
+    """
+
+    def __init__(self, copy: WorkingCopy, store: LabelStore, min_confidence: float = 0.0):
+        self.copy, self.store, self.min_confidence = copy, store, min_confidence
+
+    def image(self, row: int) -> np.ndarray:
+        """RGB, uint8 (size, size, 3)."""
+        return self.copy.image(row)
+
+    @cached_property
+    def grades(self) -> np.ndarray:
+        """int64 (N,): true, else made, else -1."""
+        grades = self.copy.grades.copy()
+        if self.store.grade_probabilities is not None:
+            for row in self.store.places:
+                if grades[row] == UNKNOWN_GRADE:
+                    grades[row] = self.store.grade(row)
+        return grades
+
+    def has_mask(self, row: int) -> bool:
+        """Is there a mask, true or made?"""
+        return self.copy.has_mask(row) or (self.store.classes is not None and row in self.store.places)
+
+    def mask(self, row: int) -> np.ndarray:
+        """uint8 0/1 (5, size, size), channels as in `LESIONS`; a made one by way of `LabelSpace.lesions`."""
+        if self.copy.has_mask(row):
+            return self.copy.mask(row)
+        made = self.store.marked(row, self.copy.grades[row], self.min_confidence)
+        return self.store.space.lesions(_to_side(made, self.copy.size))
+
+
+def _to_side(masks: np.ndarray, size: int) -> np.ndarray:
+    """Nearest neighbour: classes have no values in between."""
+    places = (np.arange(size) * masks.shape[-1]) // size
+    return masks[:, places][:, :, places]
+
+
+def compare_with_truth(
+    store: LabelStore,
+    copy: WorkingCopy,
+    rows: Sequence[int],
+    min_confidence: float = 0.0,
+    n_bootstrap: int = 0,
+) -> dict[str, float]:
+    """How good are made masks? Of photographs whose true masks the maker never saw.
+
+    Args:
+        store: made labels.
+        copy: the working copy, with true masks of `rows`.
+        rows: positions in its table.
+        min_confidence: see `LabelStore.marked`.
+        n_bootstrap: draws for the intervals.
+
+    Returns:
+        As `SegmentationMetrics.compute`, in the store's label space; its AUPR is that of a yes or no.
+    """
+    space, metrics = store.space, SegmentationMetrics(space=store.space)
+    truth = FundusDataset(copy, rows, resize_recipe(store.about["size"]), space=space)
+    for sample, row in zip(truth, rows, strict=True):
+        made = torch.from_numpy(store.marked(int(row), min_confidence=min_confidence)).float()
+        metrics.update(made[None], space.of_marked(sample["mask"][None]))
+    return metrics.compute(n_bootstrap)
+
+
+def erased(store: LabelStore, copy: WorkingCopy, rows: Sequence[int]) -> pd.DataFrame:
+    """What does erasing take away? Share of each photograph's pixels that the maker marked as disease.
+
+    Returns:
+        One row per photograph: row, grade, and a share of pixels (0-1) for each group of the disease.
+    """
+    shares = [store.marked(int(row)).mean(axis=(1, 2)) for row in rows]
+    table = pd.DataFrame(shares, columns=list(store.space.marked))[list(store.space.disease)]
+    table.insert(0, "row", list(rows))
+    table.insert(1, "grade", copy.grades[list(rows)])
+    return table

@@ -1,0 +1,72 @@
+"""What all systems share: a normalised picture goes into an encoder, and heads answer the tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from mtl_utils.encoders import Encoder
+from mtl_utils.errors import MTLError
+from mtl_utils.label_spaces import LabelSpace
+
+TASKS = ("grading", "segmentation")
+
+CLASS_PRIOR = {"background": 0.7, "red": 0.01, "yellow": 0.01, "disc": 0.02, "outside": 0.26}
+"""Share of a square picture's pixels that each class of `RED_YELLOW` has, roughly."""
+
+
+class FundusNetwork(nn.Module, ABC):
+    """An encoder and what grows on it.
+
+    Args:
+        encoder: from `encoders.create_encoder`.
+        tasks: 'grading', 'segmentation' or both.
+
+    Raises:
+        MTLError: unknown task, or none.
+    """
+
+    def __init__(self, encoder: Encoder, tasks: Sequence[str]):
+        super().__init__()
+        if not tasks or not set(tasks) <= set(TASKS):
+            raise MTLError(f"tasks are {tuple(tasks)}; give one or both of {', '.join(TASKS)}")
+        self.tasks = tuple(tasks)
+        # Every encoder wants the normalisation that it was trained with; inside the network, and its
+        # checkpoints, nobody forgets it.
+        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1))
+        self.encoder = encoder.network
+
+    def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Logits of each task.
+
+        Args:
+            image: RGB in [0, 1], float (B, 3, H, W); H and W divide by 32.
+            tasks: which outputs are wanted; None: all that the network has.
+
+        Returns:
+            'grading': (B, 5); 'segmentation': (B, classes, H, W), channels as in the network's label space.
+        """
+        return self.heads(self.features(image), self.tasks if tasks is None else tasks)
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """The encoder's feature maps, from full size to 1/32, of RGB pictures (B, 3, H, W) in [0, 1]."""
+        return self.encoder(((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+
+    @abstractmethod
+    def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Logits of some tasks from `features`: what comes after the shared part."""
+
+
+def start_at_prior(layer: nn.Conv2d, space: LabelSpace, class_prior: Mapping[str, float]) -> None:
+    """Set the biases of the last layer so that, where the features say nothing, it guesses these shares.
+
+    Else the first epochs only unlearn that a fifth of the retina is yellow (Lin et al., Focal Loss for Dense
+    Object Detection, 4.1).
+    """
+    shares = torch.tensor([class_prior[name] for name in space.classes])
+    with torch.no_grad():
+        layer.bias.copy_(shares.log() if space.exclusive else shares.logit())

@@ -694,6 +694,15 @@ def load_config(checkpoint: str | Path) -> Config:
     return _config_from(_load(checkpoint))
 
 
+def load_history(checkpoint: str | Path) -> pd.DataFrame:
+    """The epochs that a checkpoint has learned: see `FitResult.history`.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    return pd.DataFrame(_load(checkpoint)["history"])
+
+
 def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:
     """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data,
     never code.

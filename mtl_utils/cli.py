@@ -97,6 +97,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/NAME-PROFILE-seedS.")
     ] = None,
+    first: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint of the network that comes before (MTUnet B and semi), trained earlier."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     on_cpu: Annotated[
         bool, typer.Option("--on-cpu", help="Train a GPU's profile on a CPU all the same.")
@@ -128,7 +134,7 @@ def train(
         f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
         f"on {device_name(default_device())}, into {out}"
     )
-    result = fit(config, copy, out, resume=resume)
+    result = fit(config, copy, out, resume=resume, first=first)
     record = make_record(result, copy)
     path = write_record(record, out)
     for metric in (
@@ -136,6 +142,9 @@ def train(
         "grading/qwk",
         "segmentation/dice/EX",
         "segmentation/dice/OD",
+        "segmentation/dice/red",
+        "segmentation/dice/yellow",
+        "segmentation/dice/disc",
         "segmentation/dice/mean",
     ):
         if metric in record:

@@ -543,6 +543,8 @@ def fit(
     folder = Path(folder)
     last = folder / f"{LAST}.ckpt"
     earlier = _earlier_epochs(last, config, copy, resume)
+    if first is not None and not config.first_tasks:
+        raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     parts = split(copy.table, config.protocol, config.seed)
     labels, before = None, 0.0
     if config.first_tasks:

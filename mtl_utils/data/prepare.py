@@ -28,7 +28,8 @@ from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
 from mtl_utils.data.fov import crop_square, field_of_view
-from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph, typed
+from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph
+from mtl_utils.data.layout import typed
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
 from mtl_utils.runtime import cache_dir, is_synthetic

@@ -21,6 +21,7 @@ from mtl_utils.data.layout import (
     as_table,
     existing_folder,
     folders,
+    match_labels,
     read_csv,
     whole_numbers,
 )
@@ -174,46 +175,17 @@ def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
         if not photographs:
             problems.append(_no_photographs(folder, split))
             continue
-        labels = _labels(layout, folder, split, photographs, problems)
-        for row in labels.itertuples():
-            rows.append(
-                {
-                    "part": "B",
-                    "split": split,
-                    "name": row.name,
-                    "image": photographs[row.name],
-                    "grade": row.grade,
-                    "dme": row.dme,
-                }
+        path = layout.labels(folder, split)
+        if path is None:
+            problems.append(
+                f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again."
             )
+            labels = pd.DataFrame({"name": list(photographs)})
+        else:
+            labels = match_labels(path, scan_labels, photographs, problems)
+        for row in labels.to_dict("records"):
+            rows.append({"part": "B", "split": split, "image": photographs[row["name"]], **row})
     return rows
-
-
-def _labels(
-    layout: _Layout, folder: Path, split: str, photographs: dict[str, Path], problems: list[str]
-) -> pd.DataFrame:
-    """Name, grade and dme of every photograph of a split, in the CSV's order; missing where it is silent."""
-    unknown = pd.DataFrame({"name": list(photographs), "grade": pd.NA, "dme": pd.NA})
-    path = layout.labels(folder, split)
-    if path is None:
-        problems.append(
-            f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again."
-        )
-        return unknown
-    try:
-        labels, wrong = scan_labels(path)
-    except DataError as error:
-        problems.append(str(error))
-        return unknown
-    problems += wrong
-    for name in labels.name[~labels.name.isin(photographs)]:
-        problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
-    unlabelled = unknown[~unknown.name.isin(labels.name)]
-    for name in unlabelled.name:
-        problems.append(
-            f"{photographs[name]}: a photograph without a row in {path.name}. Add it, or delete the file."
-        )
-    return pd.concat([labels[labels.name.isin(photographs)].astype(object), unlabelled])
 
 
 def holds_idrid(root: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +43,7 @@ def read_csv(path: Path, remedy: str) -> pd.DataFrame:
         DataError: this is no CSV file; the message ends with `remedy`.
     """
     try:
-        raw = pd.read_csv(path, dtype=str, skipinitialspace=True, skip_blank_lines=False)
+        raw = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True, skip_blank_lines=False)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV file ({error}). {remedy}") from error
     raw.columns = [str(column).strip().lower() for column in raw.columns]
@@ -58,6 +58,38 @@ def whole_numbers(texts: pd.Series, allowed: Sequence[int]) -> pd.Series:
     """
     numbers = pd.to_numeric(texts, errors="coerce")
     return numbers.where(numbers.isin(allowed)).astype("Int64")
+
+
+def match_labels(
+    path: Path,
+    scan: Callable[[Path], tuple[pd.DataFrame, list[str]]],
+    photographs: dict[str, Path],
+    problems: list[str],
+) -> pd.DataFrame:
+    """Name and labels of every photograph that is there, in the CSV's order; missing where it is silent.
+
+    Args:
+        path: the CSV file.
+        scan: reads it; gives a table with the column `name`, and what is wrong.
+        photographs: name -> file.
+        problems: gets a line for all that is wrong.
+    """
+    try:
+        labels, wrong = scan(path)
+    except DataError as error:
+        problems.append(str(error))
+        return pd.DataFrame({"name": list(photographs)})
+    problems += wrong
+    for name in labels.name[~labels.name.isin(photographs)]:
+        problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
+    labelled = set(labels.name)
+    unlabelled = [name for name in photographs if name not in labelled]
+    for name in unlabelled:
+        problems.append(
+            f"{photographs[name]}: a photograph without a row in {path.name}. Add it, or delete the file."
+        )
+    there = labels[labels.name.isin(photographs)].astype(object)
+    return pd.concat([there, pd.DataFrame({"name": unlabelled}, dtype=object)])
 
 
 def as_table(rows: Sequence[dict]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ COLUMN_NAMES = {
     "grade": ("grade", "level", "diagnosis", "retinopathygrade", "drgrade"),
 }
 
-GRADED_PREFIX = "graded"
+GRADED_PREFIX = "graded-"
 """How the names of a further set's photographs begin in IDRiD's table."""
 
 
@@ -145,7 +145,7 @@ def _graded_rows(path: Path, folder: Path, problems: list[str], split: str | Non
     labels = match_labels(path, scan_grades, photographs, problems).reindex(
         columns=["name", "grade", "split"]
     )
-    labels["split"] = split or labels.split.fillna("train")
+    labels["split"] = split or labels.split.astype(object).fillna("train")
     return [{"part": "B", "image": photographs[row["name"]], **row} for row in labels.to_dict("records")]
 
 
@@ -307,6 +307,6 @@ def with_graded(table: pd.DataFrame, graded: pd.DataFrame) -> pd.DataFrame:
         graded: from `read_graded`. Its names become 'graded-train-10_left' and so on, since both sets may
             have a photograph of one name.
     """
-    names = GRADED_PREFIX + "-" + graded.split + "-" + graded.name
+    names = GRADED_PREFIX + graded.split + "-" + graded.name
     further = graded.assign(split="train", name=names)
     return as_table([*table.to_dict("records"), *further.to_dict("records")])

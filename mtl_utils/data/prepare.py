@@ -27,13 +27,13 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
-from mtl_utils.data.eyepacs import read_graded, with_graded
+from mtl_utils.data.eyepacs import GRADED_PREFIX, read_graded, with_graded
 from mtl_utils.data.fov import crop_square, field_of_view
 from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph
 from mtl_utils.data.layout import typed
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
-from mtl_utils.runtime import cache_dir, is_synthetic
+from mtl_utils.runtime import cache_dir, data_label, is_synthetic
 
 FORMAT = 1  # raise when the files below change their meaning
 PHOTOGRAPHS, MASKS, ABOUT = "photographs.u8", "masks.u8", "about.json"
@@ -112,6 +112,12 @@ class WorkingCopy:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def label(self) -> str:
+        """How records name the data: 'synthetic set' or 'IDRiD', with ' + graded set' where one was added."""
+        further = self.table.name.str.startswith(GRADED_PREFIX).any()
+        return data_label(self.synthetic) + (" + graded set" if further else "")
 
     @cached_property
     def grades(self) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_link_photographs_by_hand():
     assert table.photo.tolist() == [f"B-{i}" for i in range(5)]  # the table that was given stays as it was
 
 
-@pytest.mark.parametrize("same_below", [1.0, 2.0, 20.0, 60.0])
+@pytest.mark.parametrize("same_below", [0.01, 1.0, 2.0, 20.0, 60.0])
 def test_pairs_found_block_by_block_are_those_of_all_differences(monkeypatch, same_below):
     monkeypatch.setattr("mtl_utils.data.duplicates.BLOCK", 7)
     rng = np.random.default_rng(0)

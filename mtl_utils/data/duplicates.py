@@ -7,6 +7,7 @@ JPEG noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,10 +91,11 @@ def rms_differences(thumbs: np.ndarray, others: np.ndarray | None = None) -> np.
     >>> rms_differences(thumbs).round(6).tolist()
     [[0.0, 3.0], [3.0, 0.0]]
     """
-    left = thumbs.reshape(len(thumbs), -1).astype(np.float64)
-    right = left if others is None else others.reshape(len(others), -1).astype(np.float64)
+    values = math.prod(thumbs.shape[1:])
+    left = thumbs.reshape(len(thumbs), values).astype(np.float64)
+    right = left if others is None else others.reshape(len(others), values).astype(np.float64)
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
-    mean_square = (squares - 2 * left @ right.T) / left.shape[1]
+    mean_square = (squares - 2 * left @ right.T) / values
     return np.sqrt(np.clip(mean_square, 0, None))
 
 

@@ -68,7 +68,9 @@ def softmax_bce(logits: torch.Tensor, target: torch.Tensor, reduction: str = "me
     2.502
     """
     probabilities = logits.softmax(dim=1).clamp(SMALLEST, 1 - SMALLEST)
-    per_photograph = F.binary_cross_entropy(probabilities, target, reduction="none").flatten(1)
+    # Written out: autocast on a GPU forbids torch's own binary cross-entropy of probabilities.
+    entropies = -(target * probabilities.log() + (1 - target) * (1 - probabilities).log())
+    per_photograph = entropies.flatten(1)
     return (per_photograph.sum(1) if reduction == "sum" else per_photograph.mean(1)).mean()
 
 

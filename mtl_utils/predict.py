@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -24,7 +23,8 @@ from mtl_utils.data.prepare import shrink
 from mtl_utils.errors import DataError, MTLError
 from mtl_utils.lesions import GRADE_NAMES, LESIONS
 from mtl_utils.plots import overlay
-from mtl_utils.systems.shared_encoder import SharedEncoder
+from mtl_utils.pseudo import file_digest
+from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.training import Config, load_model
 
 MARKED = 0.5
@@ -45,8 +45,9 @@ class Prediction:
         fov: where the lit part was found.
         config: of the network.
         probabilities: of the grades 0-4, float64 (5,), sum 1; None from a network that does not grade.
-        masks: lesion -> probability of each pixel, float32 (H, W) in [0, 1], 0 outside the field of view's
-            box; empty from a network that does not segment.
+        masks: what the network marks (a lesion, or a group as 'red'; `LabelSpace.marked`) -> probability of
+            each pixel, float32 (H, W) in [0, 1], 0 outside the field of view's box; empty from a network that
+            does not segment.
     """
 
     photograph: np.ndarray
@@ -59,6 +60,15 @@ class Prediction:
     def grade(self) -> int | None:
         """The most probable grade; None from a network that does not grade."""
         return None if self.probabilities is None else int(self.probabilities.argmax())
+
+    def lesion_masks(self) -> dict[str, np.ndarray]:
+        """lesion -> probability of each pixel, whatever the network marks: each lesion has what its group
+        has (`LabelSpace.lesions`).
+        """
+        if not self.masks:
+            return {}
+        masks = self.config.space.lesions(np.stack(list(self.masks.values())))
+        return dict(zip(LESIONS, masks, strict=True))
 
     def summary(self) -> str:
         """One line for people: the grade, and how much of the photograph is marked as each lesion."""
@@ -94,7 +104,7 @@ def open_photograph(path: str | Path) -> np.ndarray:
 
 
 @torch.inference_mode()
-def predict_photograph(network: SharedEncoder, config: Config, image: np.ndarray) -> Prediction:
+def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray) -> Prediction:
     """Grade a photograph, and mark its lesions at its own size.
 
     It takes the way that the training photographs took: cut to the field of view, padded to a square, shrunk
@@ -115,39 +125,35 @@ def predict_photograph(network: SharedEncoder, config: Config, image: np.ndarray
     if "grading" in logits:
         found["probabilities"] = logits["grading"].double().softmax(dim=0).numpy()
     if "segmentation" in logits:
-        found["masks"] = _masks_at_own_size(logits["segmentation"].sigmoid().numpy(), fov, image.shape[:2])
+        space = config.space
+        marked = space.of_marked(space.probabilities(logits["segmentation"][None]))[0].numpy()
+        at_own_size = _at_own_size(marked, fov, image.shape[:2])
+        found["masks"] = dict(zip(space.marked, at_own_size, strict=True))
     return Prediction(image, fov, config, **found)
 
 
-def _forward(network: SharedEncoder, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
+def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
     size = config.grading_size if task == "grading" else config.segmentation_size
     picture = report_recipe(task, train=False, image_size=size)(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
     return network(batch.to(next(network.parameters()).device), tasks=(task,))[task][0].float()
 
 
-def _masks_at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def _at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> list[np.ndarray]:
     side = (fov.side, fov.side)
     method = cv2.INTER_AREA if fov.side < masks.shape[-1] else cv2.INTER_LINEAR
-    return {
-        lesion: uncrop(cv2.resize(mask, side, interpolation=method), fov, shape)
-        for lesion, mask in zip(LESIONS, masks, strict=True)
-    }
+    return [uncrop(cv2.resize(mask, side, interpolation=method), fov, shape) for mask in masks]
 
 
 def checkpoint_facts(checkpoint: str | Path, config: Config) -> dict[str, object]:
     """What a saved prediction tells about its checkpoint: the file's name and digest, the configuration."""
-    return {"file": Path(checkpoint).name, "sha256": _digest(Path(checkpoint)), "config": asdict(config)}
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": Path(checkpoint).name, "sha256": file_digest(checkpoint), "config": asdict(config)}
 
 
 def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts: object) -> Path:
     """Write a prediction as files: NAME.json; NAME_MA.png and so on, 8-bit probabilities (0-255 for 0-1) at
     the photograph's own size; NAME_overlay.png, the photograph with what was marked (probability `MARKED`).
+    A network that marks groups, as MTUnet, gives each lesion its group's picture; the JSON tells the groups.
 
     Each file comes whole or not at all, the JSON last. Files of the same names are replaced.
 
@@ -161,7 +167,8 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = {lesion: (mask * 255).round().astype(np.uint8) for lesion, mask in prediction.masks.items()}
+    masks = prediction.lesion_masks()
+    pictures = {lesion: (mask * 255).round().astype(np.uint8) for lesion, mask in masks.items()}
     if prediction.masks:
         shown = overlay(prediction.photograph, prediction.masks, MARKED)
         pictures["overlay"] = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)  # OpenCV's order
@@ -182,6 +189,9 @@ def _about(prediction: Prediction) -> dict[str, object]:
         "field_of_view": asdict(prediction.fov),
         "encoder_name": prediction.config.encoder_name,
     }
+    if prediction.masks:
+        space = prediction.config.space
+        about["label_space"] = {"name": space.name, "groups": dict(space.groups)}
     if prediction.probabilities is not None:
         about["grade"] = prediction.grade
         about["grade_name"] = GRADE_NAMES[prediction.grade]
@@ -225,7 +235,7 @@ def predict_files(
     for path, name in tqdm(zip(paths, names, strict=True), "photographs", len(paths), disable=not progress):
         try:
             prediction = _predict_file(network, config, path)
-            facts = {"photograph": str(path), "photograph_sha256": _digest(path), "checkpoint": about}
+            facts = {"photograph": str(path), "photograph_sha256": file_digest(path), "checkpoint": about}
             _check_place(Path(out) / f"{name}.json", facts)
         except DataError as error:
             problems.append(str(error))
@@ -235,7 +245,7 @@ def predict_files(
         raise DataError(f"{len(problems)} of {len(names)} photographs could not be predicted:", problems)
 
 
-def _predict_file(network: SharedEncoder, config: Config, path: Path) -> Prediction:
+def _predict_file(network: FundusNetwork, config: Config, path: Path) -> Prediction:
     image = open_photograph(path)
     try:
         return predict_photograph(network, config, image)

@@ -327,3 +327,29 @@ def erased(store: LabelStore, copy: WorkingCopy, rows: Sequence[int]) -> pd.Data
     table.insert(0, "row", list(rows))
     table.insert(1, "grade", copy.grades[list(rows)])
     return table
+
+
+def made_grades(store: LabelStore, copy: WorkingCopy, rows: Sequence[int]) -> pd.DataFrame:
+    """Made grades beside the true ones, of photographs of part A that stand in part B as well.
+
+    Args:
+        store: made labels.
+        copy: the working copy, whose table knows which photographs are the same.
+        rows: positions in its table, of part A.
+
+    Returns:
+        One row per photograph whose grade is known: row, true grade, made grade, its probability. Empty where
+        the maker does not grade, or no grade is known.
+    """
+    table = copy.table.reset_index(drop=True)
+    graded = table[table.grade.notna()].groupby("photo").grade
+    known = graded.first()[graded.nunique() == 1]  # two files of one photograph may contradict each other
+    found = []
+    if store.grade_probabilities is not None:
+        for row in map(int, rows):
+            photo = table.photo[row]
+            if photo in known.index:
+                made = store.grade(row)
+                sure = float(store.grade_probabilities[store.places[row], made])
+                found.append((row, int(known[photo]), made, sure))
+    return pd.DataFrame(found, columns=["row", "grade", "made", "probability"])

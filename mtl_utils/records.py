@@ -11,20 +11,32 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from mtl_utils.data.prepare import WorkingCopy
-from mtl_utils.data.splits import split
+from mtl_utils.data.splits import Split, split
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import EXPERIMENTS, REPORT
-from mtl_utils.runtime import data_label, default_device, device_name, package_versions
-from mtl_utils.training import BEST_ACCURACY, BEST_LOSS, BOOTSTRAP_RESAMPLES, FitResult, evaluate, precision
+from mtl_utils.experiments import EXPERIMENTS, MTUNET, REPORT
+from mtl_utils.pseudo import compare_with_truth, made_grades
+from mtl_utils.runtime import default_device, device_name, package_versions
+from mtl_utils.training import (
+    BEST_ACCURACY,
+    BEST_LOSS,
+    BOOTSTRAP_RESAMPLES,
+    LAST,
+    FitResult,
+    evaluate,
+    load_history,
+    precision,
+)
 
 SCHEMA = 1
 _HERE = Path(__file__).parent
@@ -70,19 +82,19 @@ def peak_memory() -> float | None:
 
 
 def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dict:
-    """Judge a run's two best checkpoints and describe the run.
+    """Judge a run's checkpoints and describe the run.
 
-    The headline figures are those of the checkpoint with the best validation accuracy, as in the report (with
-    no grading: the best validation Dice); the one with the lowest validation loss stands beside it under
-        `other_checkpoint`.
+    The headline figures are those of the checkpoint that counts (`Config.chosen`): for the report the one
+    with the best validation accuracy (with no grading: the best validation Dice), for MTUnet the last. The
+    one with the lowest validation loss stands beside it under `other_checkpoint`. Of a run whose first
+    network made labels, `made` tells how good those are where the truth was held back from it.
 
     Returns:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
     """
     config = result.config
-    chosen, other = (evaluate(result.checkpoint(which), copy, role) for which in (BEST_ACCURACY, BEST_LOSS))
+    chosen, other = (evaluate(result.checkpoint(which), copy, role) for which in (config.chosen, BEST_LOSS))
     parts = split(copy.table, config.protocol, config.seed)
-    monitor = "val/accuracy" if "grading" in config.tasks else "val/dice"
     return {
         "schema": SCHEMA,
         "experiment": config.name,
@@ -90,7 +102,7 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "profile": config.profile,
         "protocol": config.protocol,
         "split": role,
-        "data": data_label(copy.synthetic),
+        "data": copy.label,
         "data_fingerprint": copy.fingerprint,
         "photographs": {
             task: {use: len(parts.rows(use, task)) for use in ("train", "val", "test")}
@@ -108,18 +120,40 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "code": code_version(),
         "versions": package_versions(),
         "config": asdict(config),
-        "checkpoint": f"{BEST_ACCURACY} (epoch {1 + int(result.history[monitor].argmax())})",
+        "checkpoint": _checkpoint_name(result, config.chosen),
         "bootstrap_resamples": BOOTSTRAP_RESAMPLES,
         **chosen.compute(BOOTSTRAP_RESAMPLES, config.seed),
         "confusion": chosen.confusion(),
         "other_checkpoint": {
-            "checkpoint": f"{BEST_LOSS} (epoch {1 + int(result.history['val/loss'].argmin())})",
+            "checkpoint": _checkpoint_name(result, BEST_LOSS),
             **other.compute(),
             "confusion": other.confusion(),
         },
+        "made": _made(result, copy, parts, role),
         "history": result.history.to_dict(orient="records"),
+        "first_history": load_history(result.first).to_dict(orient="records") if result.first else None,
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
+
+
+def _checkpoint_name(result: FitResult, which: str) -> str:
+    history = result.history
+    best = "val/accuracy" if "grading" in result.config.tasks else "val/dice"
+    epochs = {
+        LAST: len(history),
+        BEST_LOSS: 1 + int(history["val/loss"].argmin()),
+        BEST_ACCURACY: 1 + int(history[best].argmax()),
+    }
+    return f"{which} (epoch {epochs[which]})"
+
+
+def _made(result: FitResult, copy: WorkingCopy, parts: Split, role: str) -> dict | None:
+    """How good are the made labels of the photographs of part A whose truth the maker never saw?"""
+    if result.labels is None:
+        return None
+    rows = parts.rows(role, "segmentation")
+    masks = compare_with_truth(result.labels, copy, rows, n_bootstrap=BOOTSTRAP_RESAMPLES)
+    return masks | {"grades": made_grades(result.labels, copy, rows).to_dict(orient="records")}
 
 
 def _rounded(value: object) -> object:
@@ -170,6 +204,9 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
     return records
 
 
+Value = float | tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class PaperTable:
     """A table of a paper as data.
@@ -178,17 +215,29 @@ class PaperTable:
         paper: which of the four texts.
         caption: what the table shows, and under which protocol.
         columns: the table's own columns: title -> our metric.
-        rows: experiment -> (the paper's own row name, values in the order of `columns`; None where it prints
-            none).
+        rows: experiment -> (the paper's own row name, values in the order of `columns`: a number, mean and
+            standard deviation, or None where it prints none).
         percent: columns that the paper prints in percent.
+        also: experiment -> further runs of ours that belong below its row.
+        private: judged on photographs that nobody else has, so that no run of ours can stand beside.
     """
 
     paper: str
     caption: str
     columns: dict[str, str]
-    rows: dict[str, tuple[str, tuple[float | None, ...]]]
+    rows: dict[str, tuple[str, tuple[Value, ...]]]
     percent: tuple[str, ...] = ()
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    private: bool = False
 
+
+_GRADE_COLUMNS = {
+    "No DR": "grading/auc/0",
+    "Mild": "grading/auc/1",
+    "Moderate": "grading/auc/2",
+    "Severe": "grading/auc/3",
+    "Proliferative": "grading/auc/4",
+}
 
 PAPER_TABLES: dict[str, PaperTable] = {
     "Shared-encoder report, Table 2": PaperTable(
@@ -207,6 +256,96 @@ PAPER_TABLES: dict[str, PaperTable] = {
             "shared-lambda-0.1": ("Multitask", (1.5739, 0.0178, 62.14, 0.7029)),
         },
         percent=("Accuracy",),
+    ),
+    "MTUnet, Table 1": PaperTable(
+        MTUNET,
+        "The three variants. The paper's learned from 9,570 graded photographs of Kaggle's set with made "
+        "masks; which photographs judged them it does not say. Ours learn from IDRiD alone; we read its Dice "
+        "as the mean of red and yellow lesions, its ROC as the mean area over the five grades.",
+        {"Dice (%)": "segmentation/dice/mean", "ROC (%)": "grading/auc/mean"},
+        {
+            "mtunet-a": ("Variant A", (55.37, 86.27)),
+            "mtunet-b": ("Variant B", (73.89, 82.05)),
+            "mtunet-c-semi": ("Variant C", (76.12, 89.45)),
+        },
+        percent=("Dice (%)", "ROC (%)"),
+        also={"mtunet-c-semi": ("mtunet-c",)},
+    ),
+    "MTUnet, Table 2": PaperTable(
+        MTUNET,
+        "Lesions on IDRiD's 27 test photographs of part A: mean and standard deviation of three runs. The "
+        "networks learned from the 54 training photographs; MTUnet also from grades that were made for them.",
+        {"Red lesions": "segmentation/dice/red", "Yellow lesions": "segmentation/dice/yellow"},
+        {
+            "unet": ("UNet", ((62.25, 7.646), (76.03, 1.415))),
+            "linknet": ("LinkNet", ((73.56, 1.026), (83.54, 0.19))),
+            "fpn": ("Feature Pyramid", ((72.66, 0.541), (77.28, 0.429))),
+            "deeplabv3": ("DeepLabv3", ((56.73, 1.217), (72.01, 1.661))),
+            "mtunet-c-semi": ("MTUNet", ((75.15, 0.778), (84.27, 0.456))),
+        },
+        percent=("Red lesions", "Yellow lesions"),
+        also={"mtunet-c-semi": ("mtunet-c", "mtunet-initial")},
+    ),
+    "MTUnet, Table 3": PaperTable(
+        MTUNET,
+        "Grades, area under the ROC curve of each against the rest: mean and standard deviation of three "
+        "runs. The paper's networks learned from Kaggle's set and were judged on 413 photographs of IDRiD; "
+        "ours learn from IDRiD's training photographs and are judged on its 103 test photographs.",
+        _GRADE_COLUMNS,
+        {
+            "nasnet": (
+                "NASNet",
+                ((93.00, 0.784), (79.07, 3.881), (71.75, 5.342), (72.63, 4.239), (83.95, 4.729)),
+            ),
+            "densenet-201": (
+                "DenseNet-201",
+                ((62.25, 13.49), (38.64, 5.872), (40.49, 5.590), (36.98, 6.060), (36.83, 12.78)),
+            ),
+            "resnext-101": (
+                "ResNeXt-101",
+                ((92.09, 3.223), (79.28, 4.391), (67.22, 2.499), (72.26, 9.102), (66.62, 4.879)),
+            ),
+            "inception-resnet-v2": (
+                "InceptionResNetV2",
+                ((94.86, 3.286), (77.92, 10.03), (67.91, 13.00), (75.74, 5.868), (67.17, 14.09)),
+            ),
+            "mtunet-c-semi": (
+                "MTUnet",
+                ((99.00, 0.330), (89.94, 2.093), (84.13, 3.011), (82.86, 3.110), (87.20, 2.859)),
+            ),
+        },
+        percent=tuple(_GRADE_COLUMNS),
+        also={"mtunet-c-semi": ("mtunet-c", "mtunet-grading")},
+    ),
+    "MTUnet, Table 4": PaperTable(
+        MTUNET,
+        "As Table 3, judged on SiDRP14-15: 71,896 photographs of the Singapore National Diabetic Retinopathy "
+        "Screening Program, which are private. So there are no runs of ours.",
+        _GRADE_COLUMNS,
+        {
+            "nasnet": (
+                "NASNet",
+                ((61.37, 0.569), (47.14, 1.547), (59.81, 3.224), (81.88, 8.410), (87.64, 0.538)),
+            ),
+            "densenet-201": (
+                "DenseNet-201",
+                ((51.00, 3.190), (48.11, 2.053), (43.44, 9.126), (57.47, 16.385), (66.33, 14.374)),
+            ),
+            "resnext-101": (
+                "ResNeXt-101",
+                ((55.55, 3.921), (52.10, 1.461), (58.69, 4.049), (75.59, 12.481), (42.76, 5.103)),
+            ),
+            "inception-resnet-v2": (
+                "InceptionResNetV2",
+                ((66.79, 4.272), (46.84, 5.985), (59.16, 10.337), (83.23, 7.013), (83.52, 2.653)),
+            ),
+            "mtunet-c-semi": (
+                "MTUnet",
+                ((78.56, 0.122), (58.44, 0.606), (84.75, 1.875), (97.77, 0.745), (98.11, 0.867)),
+            ),
+        },
+        percent=tuple(_GRADE_COLUMNS),
+        private=True,
     ),
 }
 
@@ -227,37 +366,94 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     paper = PAPER_TABLES[table]
     rows = []
     for name, (title, values) in paper.rows.items():
-        rows.append(
-            {
-                "run": f"{title} ({table})",
-                "protocol": "paper",
-                **dict(zip(paper.columns, values, strict=True)),
-            }
-        )
-        ours = [record for record in records if record["experiment"] == name]
-        rows += [_our_row(record, paper) for record in ours] or [
-            {"run": f"ours: {name}", "protocol": "pending"}
-        ]
+        printed = dict(zip(paper.columns, map(_shown, values), strict=True))
+        rows.append({"run": f"{title} ({table})", "protocol": "paper", **printed})
+        for each in () if paper.private else (name, *paper.also.get(name, ())):
+            alike: dict[tuple, list[dict]] = {}
+            for record in records:
+                if record["experiment"] == each:
+                    alike.setdefault(_setting(record), []).append(record)
+            rows += [_our_row(runs, paper) for runs in alike.values()] or [
+                {"run": f"ours: {each}", "protocol": "pending"}
+            ]
     return pd.DataFrame(rows).set_index("run")
 
 
-def _our_row(record: dict, paper: PaperTable) -> dict:
-    values = {
-        title: record[metric] * (100 if title in paper.percent else 1)
-        for title, metric in paper.columns.items()
-        if record.get(metric) is not None
-    }
-    size = record["config"]["grading_size"], record["config"]["segmentation_size"]
+def _setting(record: dict) -> tuple:
+    """What two runs must have in common to be averaged over their seeds."""
+    seedless = {key: value for key, value in record["config"].items() if key != "seed"}
+    return record["data"], record["split"], json.dumps(seedless, sort_keys=True)
+
+
+def _shown(value: Value) -> float | str | None:
+    """A number stays one; mean and standard deviation become text."""
+    return f"{value[0]:.2f} ± {value[1]:.2f}" if isinstance(value, tuple) else value
+
+
+def _our_row(runs: list[dict], paper: PaperTable) -> dict:
+    """One row for runs that differ in their seeds only."""
+    values = {}
+    for title, metric in paper.columns.items():
+        found = [
+            run[metric] * (100 if title in paper.percent else 1)
+            for run in runs
+            if run.get(metric) is not None
+        ]
+        if found:
+            values[title] = found[0] if len(found) == 1 else _shown((np.mean(found), np.std(found, ddof=1)))
+    first = runs[0]
+    size = first["config"]["grading_size"], first["config"]["segmentation_size"]
     return {
-        "run": f"ours: {record['experiment']}",
-        "protocol": record["protocol"],
+        "run": f"ours: {first['experiment']}",
+        "protocol": first["protocol"],
         **values,
-        "data": record["data"],
-        "encoder": record["encoder_name"],
+        "data": first["data"],
+        "encoder": first["encoder_name"],
         "px (grade, masks)": f"{size[0]}, {size[1]}",
-        "seed": record["seed"],
-        "epochs": record["epochs"],
-        "device": record["device"],
-        "minutes": round(record["seconds"] / 60, 1),
-        "date": record["date"],
+        "seed": ", ".join(str(run["seed"]) for run in runs),
+        "epochs": first["epochs"],
+        "device": first["device"],
+        "minutes": round(sum(run["seconds"] for run in runs) / len(runs) / 60, 1),
+        "date": max(run["date"] for run in runs),
     }
+
+
+def paired_difference(records: list[dict], one: str, other: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Is one experiment better than another? Runs with the same seed are compared, as in MTUnet's paper.
+
+    Args:
+        records: from `load_records`.
+        one, other: names of experiments.
+        metrics: flat names.
+
+    Returns:
+        A row per metric: mean of each, the mean `difference` (one minus other), its 95 % interval `low` to
+        `high` and the `p` of the paired t-test, and `seeds`, how many pairs there are. Empty with fewer than
+        two pairs.
+
+    >>> runs = [("a", 0, 0.5), ("a", 1, 0.7), ("b", 0, 0.4), ("b", 1, 0.5)]
+    >>> records = [{"experiment": name, "seed": seed, "x": value} for name, seed, value in runs]
+    >>> table = paired_difference(records, "a", "b", ["x"])
+    >>> table.difference.round(3).item(), table.p.round(3).item()  # differences 0.1 and 0.2: t = 3
+    (0.15, 0.205)
+    """
+    by_seed = {
+        name: {run["seed"]: run for run in records if run["experiment"] == name} for name in (one, other)
+    }
+    seeds = sorted(by_seed[one].keys() & by_seed[other].keys())
+    if len(seeds) < 2:
+        return pd.DataFrame()
+    rows = {}
+    for metric in metrics:
+        values = [np.array([by_seed[name][seed][metric] for seed in seeds]) for name in (one, other)]
+        test = stats.ttest_rel(*values)
+        low, high = test.confidence_interval(0.95)
+        means = dict(zip((one, other), map(np.mean, values), strict=True))
+        rows[metric] = means | {
+            "difference": np.mean(values[0] - values[1]),
+            "low": low,
+            "high": high,
+            "p": test.pvalue,
+            "seeds": len(seeds),
+        }
+    return pd.DataFrame(rows).T

@@ -19,6 +19,7 @@ from mtl_utils.data.duplicates import rms_differences
 from mtl_utils.data.fov import FieldOfView
 from mtl_utils.data.splits import TASK_PARTS, split
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
+from mtl_utils.plots import exploring
 
 LABEL = "synthetic set"
 
@@ -98,7 +99,7 @@ def test_sizes_and_numbers_of_lesions_are_those_of_the_table() -> None:
 def test_window_of_a_shrunken_picture_covers_the_box() -> None:
     picture = np.arange(16).reshape(4, 4)
     # 4 pixels stand for 100: each for 25. From 30 to 60 that is the second and the third.
-    part, extent = plots._window(picture, 100, (30, 0, 60, 25))
+    part, extent = exploring._window(picture, 100, (30, 0, 60, 25))
     assert part.tolist() == [[4], [8]]
     assert extent == (0, 25, 75, 25)  # left, right, bottom, top
 

@@ -157,6 +157,28 @@ def test_a_network_of_one_task_gives_what_it_has(task: str, tmp_path: Path) -> N
         assert written == {"eye.json", "eye_overlay.png", *masks}
 
 
+def test_a_network_that_marks_groups_gives_each_lesion_its_groups_mask(tmp_path: Path) -> None:
+    class RedEverywhere(FakeNetwork):
+        def forward(self, image: torch.Tensor, tasks: tuple[str, ...]) -> dict[str, torch.Tensor]:
+            # Background, red, yellow, disc, outside: e^logit are 1, 6, 1, 1, 1, so red has probability 0.6.
+            logits = torch.tensor([0.0, np.log(6), 0, 0, 0]).view(1, 5, 1, 1)
+            return {"segmentation": logits.expand(1, 5, *image.shape[2:])}
+
+    red_yellow = config(tasks=("segmentation",), label_space="red-yellow")
+    prediction = predict.predict_photograph(RedEverywhere({}), red_yellow, photograph())
+    assert list(prediction.masks) == ["red", "yellow", "disc"]
+    assert prediction.summary().startswith("marked: red ")
+    middle = {lesion: mask[80, 110] for lesion, mask in prediction.lesion_masks().items()}
+    assert middle == pytest.approx({"MA": 0.6, "HE": 0.6, "EX": 0.1, "SE": 0.1, "OD": 0.1}, abs=1e-6)
+    about = json.loads(predict.save_prediction(prediction, "eye", tmp_path).read_text())
+    assert about["label_space"] == {
+        "name": "red-yellow",
+        "groups": {"red": ["MA", "HE"], "yellow": ["EX", "SE"], "disc": ["OD"]},
+    }
+    with Image.open(tmp_path / "eye_MA.png") as picture:
+        assert np.array(picture)[80, 110] == round(0.6 * 255)
+
+
 # Files
 
 

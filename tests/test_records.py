@@ -8,7 +8,15 @@ import pytest
 
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS
-from mtl_utils.records import PAPER_TABLES, beside, load_records, record_name, results_folder, write_record
+from mtl_utils.records import (
+    PAPER_TABLES,
+    beside,
+    load_records,
+    paired_difference,
+    record_name,
+    results_folder,
+    write_record,
+)
 
 TABLE = "Shared-encoder report, Table 2"
 
@@ -16,7 +24,7 @@ TABLE = "Shared-encoder report, Table 2"
 def record(**changes) -> dict:
     basis = {
         "schema": 1, "experiment": "shared-lambda-0.1", "profile": "cpu", "protocol": "clean",
-        "data": "IDRiD", "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU",
+        "data": "IDRiD", "split": "test", "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU",
         "seconds": 90.0, "date": "2026-01-01",
         "config": {"grading_size": 64, "segmentation_size": 96}, "grading/accuracy": 0.5,
         "segmentation/report_dice": 0.123456,
@@ -60,6 +68,52 @@ def test_the_reports_table_is_as_printed():
     assert rows["Classification Only"] == (1.4005, None, 60.19, None)
     assert rows["Segmentation Only"] == (None, 0.0261, None, 0.6806)
     assert rows["Multitask"] == (1.5739, 0.0178, 62.14, 0.7029)
+
+
+def mtunet(seed: int, red: float, **changes) -> dict:
+    """A record of MTUnet; runs of one experiment differ in their seeds only."""
+    config = {"grading_size": 256, "segmentation_size": 256, "seed": seed, **changes}
+    return record(experiment="mtunet-c-semi", seed=seed, config=config, **{"segmentation/dice/red": red})
+
+
+def test_runs_with_several_seeds_are_averaged_and_others_are_not():
+    runs = [mtunet(0, 0.4), mtunet(1, 0.5), mtunet(2, 0.6), mtunet(0, 0.9, epochs=50)]
+    shown = beside(runs, "MTUnet, Table 2").reset_index()
+    ours = shown[shown.run == "ours: mtunet-c-semi"]
+    # 40, 50 and 60 % have the mean 50 and the standard deviation 10.
+    assert list(ours["Red lesions"]) == ["50.00 ± 10.00", 90.0]
+    assert list(ours.seed) == ["0, 1, 2", "0"]
+    printed = shown[shown.run == "MTUNet (MTUnet, Table 2)"].iloc[0]
+    assert (printed["Red lesions"], printed["Yellow lesions"]) == ("75.15 ± 0.78", "84.27 ± 0.46")
+    # Runs that answer the same question stand below the paper's row, pending where nobody made them.
+    assert list(shown.run[-2:]) == ["ours: mtunet-c", "ours: mtunet-initial"]
+
+
+def test_nothing_of_ours_stands_beside_private_photographs():
+    shown = beside([mtunet(0, 0.4)], "MTUnet, Table 4")
+    assert set(shown.protocol) == {"paper"}
+
+
+def test_a_paired_comparison_needs_two_pairs():
+    runs = [record(seed=seed, x=seed / 10, experiment=name) for name, seed in (("a", 0), ("a", 1), ("b", 0))]
+    assert paired_difference(runs, "a", "b", ["x"]).empty
+
+
+def test_a_paired_t_test_by_hand():
+    values = {"a": (0.50, 0.62, 0.74), "b": (0.40, 0.50, 0.60)}
+    runs = [
+        record(seed=seed, x=x, experiment=name)
+        for name, all_x in values.items()
+        for seed, x in enumerate(all_x)
+    ]
+    row = paired_difference(runs, "a", "b", ["x"]).loc["x"]
+    # Differences 0.10, 0.12, 0.14: mean 0.12, standard deviation 0.02, standard error 0.02 / sqrt(3).
+    # Two degrees of freedom: t(0.975) = 4.302653; p = 1 - t / sqrt(t^2 + 2) with t = 0.12 / 0.011547.
+    assert row.difference == pytest.approx(0.12)
+    assert (row.low, row.high) == pytest.approx((0.12 - 4.302653 * 0.0115470, 0.12 + 4.302653 * 0.0115470))
+    t = 0.12 / 0.0115470
+    assert row.p == pytest.approx(1 - t / (t**2 + 2) ** 0.5, rel=1e-4)
+    assert row.seeds == 3
 
 
 @pytest.mark.parametrize("path", sorted(results_folder().glob("*.json")), ids=lambda path: path.stem)

@@ -1,0 +1,69 @@
+"""Every figure of the course, a module for each chapter.
+
+Functions draw into a new figure and return it; the notebook shows what it gets.
+"""
+
+from mtl_utils.plots.common import (
+    PLAIN,
+    TRAINING,
+    VALIDATION,
+    grid,
+    lesion_legend,
+    overlay,
+    show_picture,
+)
+from mtl_utils.plots.exploring import (
+    ROLE_COLOURS,
+    cropped_to_field_of_view,
+    grade_balance,
+    lesion_sizes,
+    lesions_by_grade,
+    nearest_differences,
+    overlay_sheet,
+    photograph_with_masks,
+    photographs_by_grade,
+    protocol_bars,
+    shrunken_crop,
+    side_by_side,
+    survival_curve,
+    thumbnail_pairs,
+)
+from mtl_utils.plots.grading import (
+    accuracy_intervals,
+    confusion_matrices,
+    contact_sheet,
+    encoder_levels,
+    forest,
+    graded_photographs,
+    grades_by_role,
+    kappa_example,
+    learning_curves,
+)
+from mtl_utils.plots.segmentation import (
+    FALSE_ALARM,
+    HIT,
+    MISSED,
+    cross_entropy_curves,
+    dice_by_threshold,
+    masks_beside_truth,
+    measures_of_networks,
+    overlap,
+    pixel_shares,
+    precision_recall,
+    probability_maps,
+    unet,
+)
+from mtl_utils.plots.shared_encoder import (
+    TASK_COLOURS,
+    batch_statistics,
+    best_of_checkpoints,
+    compare_histories,
+    count_parameters,
+    difference_intervals,
+    draw_shared_encoder,
+    encoder_pull,
+    networks_beside_truth,
+    parameter_bars,
+    partial_labels,
+)
+from mtl_utils.plots.start_here import photograph_and_truth, saved_prediction, truth_and_prediction

@@ -165,6 +165,8 @@ def test_mtunets_augmentation_repeats_by_seed(synthetic_copy):
             assert torch.equal(one[index][key], other[index][key])
         assert not torch.equal(one[index]["image"], another[index]["image"])
     assert one[0]["image"].shape == (3, 96, 96)
+    (crop,) = FundusDataset(synthetic_copy, [0], mtunet_recipe(96, 32), space=RED_YELLOW)
+    assert crop["image"].shape[1:] == crop["mask"].shape[1:] == (32, 32)
 
 
 def test_mtunets_channels_are_shifted_each_for_itself():
@@ -181,8 +183,9 @@ def test_mtunets_channels_are_shifted_each_for_itself():
 
 def test_recipes_are_found_by_name():
     for task in ("grading", "segmentation"):
-        steps = [type(step).__name__ for step in training_recipe("mtunet", task, 64, 32)]
-        assert steps == ["Resize", "Affine", "HorizontalFlip", "VerticalFlip", "RGBShift"]
+        for crop, last in ((None, []), (32, ["RandomCrop"])):
+            steps = [type(step).__name__ for step in training_recipe("mtunet", task, 64, crop)]
+            assert steps == ["Resize", "Affine", "HorizontalFlip", "VerticalFlip", "RGBShift", *last]
     names = [type(step).__name__ for step in training_recipe("report", "segmentation", 64, 32)]
     assert "RandomCrop" in names and "Affine" not in names
     with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet"):

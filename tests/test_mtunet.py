@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from math import log, sqrt
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -297,9 +298,7 @@ def test_step_one_does_not_move_while_step_two_learns(step_one):
     for name, value in step_one.state_dict().items():
         assert torch.equal(before[name], value), name
     optimizer = module.configure_optimizers()["optimizer"]
-    answers = module._one_pass({"grading": batch_of([0, 3, 2]), "segmentation": batch_of([1, 4, 4])})
-    loss = nn.functional.cross_entropy(answers["grading"][0], answers["grading"][1]["grade"])
-    (loss + answers["segmentation"][0].square().mean()).backward()
+    module.training_step({"grading": batch_of([0, 3, 2]), "segmentation": batch_of([1, 4, 4])}, 0).backward()
     optimizer.step()
     after = module.network.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -434,7 +433,7 @@ def test_the_papers_settings(name):
         assert config.encoder_name == "vgg16"
         assert config.decoder_channels == (512, 512, 256, 128, 64)
         assert (config.upsampling, config.dropout) == ("transposed", 0.0)
-        assert config.one_pass
+        assert config.one_pass == (name != "mtunet-b")  # the two steps of B see different pictures
 
 
 def test_the_runs_of_the_papers_tables():
@@ -558,6 +557,34 @@ def test_made_labels_are_learned_from_and_never_judged_with(semi, synthetic_copy
         assert (torch.cat(grades) == -1).all()
 
 
+def test_half_of_the_masks_and_all_grades_are_drawn_from_made_labels_too(semi, synthetic_copy):
+    parts = split(synthetic_copy.table)
+    graded, drawn = (set(parts.rows("train", task)) for task in ("grading", "segmentation"))
+    longest = max(len(graded), len(drawn))
+    data = FundusData(semi.config, synthetic_copy, parts, labels=semi.labels)
+    masks = data._training_rows("segmentation", np.random.default_rng(0)).tolist()
+    assert len(masks) == longest
+    made = [row for row in masks if row in graded]
+    assert len(made) == round(longest / 2) and len(set(made)) == len(made)
+    true = np.bincount([row for row in masks if row in drawn], minlength=len(synthetic_copy))[sorted(drawn)]
+    assert true.sum() == longest - len(made) and np.ptp(true) <= 1  # each as often as the next
+    # As often each grade that a photograph of either part has, true or made.
+    rows = data._training_rows("grading", np.random.default_rng(0))
+    assert len(rows) == longest and set(rows) <= graded | drawn
+    grades = synthetic_copy.grades.copy()
+    for row in drawn:
+        grades[row] = semi.labels.grade(row)
+    occurring = set(grades[sorted(graded | drawn)])
+    counts = np.bincount(grades[rows], minlength=5)
+    each = -(-longest // len(occurring))
+    assert set(np.flatnonzero(counts)) == occurring and counts.max() == each
+    assert sum(each - count for count in counts[sorted(occurring)]) == each * len(occurring) - longest
+    # Without made labels each task has its own photographs only.
+    plain = FundusData(semi.config, synthetic_copy, parts)
+    assert set(plain._training_rows("segmentation", np.random.default_rng(0))) == drawn
+    assert set(plain._training_rows("grading", np.random.default_rng(0))) <= graded
+
+
 def test_a_first_network_serves_again(semi, synthetic_copy, tmp_path):
     again = fit(semi.config, synthetic_copy, tmp_path, progress=False, first=semi.first)
     assert again.first == semi.first and not (tmp_path / FIRST).exists()
@@ -581,6 +608,8 @@ def test_a_first_network_that_does_not_fit_is_refused(semi, synthetic_copy, tmp_
     other = replace(synthetic_copy, fingerprint="of other photographs")
     with pytest.raises(MTLError, match="other data"):
         fit(semi.config, other, tmp_path, progress=False, first=semi.first)
+    with pytest.raises(MTLError, match="mtunet-c-semi-first has no network that comes before"):
+        fit(first_config(semi.config), synthetic_copy, tmp_path, progress=False, first=semi.first)
     with pytest.raises(MTLError, match="no checkpoint"):
         fit(semi.config, synthetic_copy, tmp_path, progress=False, first=tmp_path / "none.ckpt")
     assert not (tmp_path / "last.ckpt").exists() and not (tmp_path / LABELS).exists()

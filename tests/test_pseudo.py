@@ -9,6 +9,7 @@ from math import log
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ from mtl_utils.pseudo import (
     compare_with_truth,
     erased,
     file_digest,
+    made_grades,
     make_labels,
 )
 from mtl_utils.systems.base import FundusNetwork
@@ -375,6 +377,22 @@ def test_what_erasing_takes_away(store):
     assert table.row.tolist() == [3, 2, 0] and table.grade.tolist() == [0, 2, -1]
     assert table.red.tolist() == pytest.approx([4 / 64, 3 / 64, 1 / 64])
     assert table.yellow.tolist() == pytest.approx([8 / 64, 6 / 64, 2 / 64])
+
+
+def test_made_grades_beside_the_true_ones(store, tmp_path):
+    album = Album()
+    grades = pd.array([None, 0, 2, 0, None, 3], dtype="Int64")
+    # Photograph 0 stands in part B as 2, photograph 4 as 1.
+    album.table = pd.DataFrame({"photo": ["p", "q", "p", "r", "q", "s"], "grade": grades})
+    table = made_grades(store, album, [0, 4])
+    assert list(table.columns) == ["row", "grade", "made", "probability"]
+    assert table[["row", "grade", "made"]].to_numpy().tolist() == [[0, 2, 4], [4, 0, 0]]
+    assert table.probability.tolist() == pytest.approx([0.8, 0.8])
+    # Two files of one photograph with grades 0 and 3: which is true, nobody knows.
+    album.table = pd.DataFrame({"photo": ["p", "q", "p", "q", "q", "q"], "grade": grades})
+    assert made_grades(store, album, [0, 4]).row.tolist() == [0]
+    masks_only = label(tmp_path, Reader(("segmentation",)))
+    assert made_grades(masks_only, album, [0, 4]).empty
 
 
 def test_facts_about_the_maker_are_kept(tmp_path):

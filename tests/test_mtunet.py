@@ -221,6 +221,15 @@ def test_he_normal_statistics():
     assert layer.bias.abs().max() == 0
 
 
+def test_he_normal_of_a_transposed_convolution_is_that_of_keras():
+    # Keras keeps its kernel as (2, 2, filters, inputs) and takes the last axis but one, times 2 x 2, for the
+    # number of inputs: of 256 -> 64 channels 64 * 4.
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(256, 64, kernel_size=2, stride=2)
+    he_normal(layer)
+    assert layer.weight.std().item() == pytest.approx(sqrt(2 / (64 * 4)), rel=0.02)
+
+
 def test_the_first_guess_is_the_prior():
     assert sum(CLASS_PRIOR.values()) == pytest.approx(1)
     shares = [0.7, 0.01, 0.01, 0.02, 0.26]  # background, red, yellow, disc, outside

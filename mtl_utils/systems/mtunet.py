@@ -102,8 +102,8 @@ def he_normal(module: nn.Module) -> None:
     """He's normal initialisation of all convolutions in a module; biases start at 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and so
-            # does Keras, which the paper used.
+            # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and
+            # so does Keras, which the paper used.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 

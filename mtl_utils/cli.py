@@ -21,6 +21,10 @@ app = typer.Typer(
 data_app = typer.Typer(help="Check, draw and prepare data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+Graded = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a further graded set (EyePACS, or your own): all of it is for training."),
+]
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder that holds IDRiD's parts A and B.")]
 
 
@@ -30,17 +34,23 @@ def _bar() -> bool:
 
 
 @data_app.command("check")
-def data_check(path: DataPath) -> None:
-    """Read every file of IDRiD and tell what is there, what is wrong, and which photographs are there twice.
+def data_check(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Folder of IDRiD, of EyePACS, or of a graded set of yours.")
+    ],
+) -> None:
+    """Read every file of a data set and tell what is there, what is wrong, and what is there twice.
 
     Exit status 0 if all is well, 2 if something is wrong.
     """
-    from mtl_utils.data.check import check_idrid
+    from mtl_utils.data.check import check
 
-    report = check_idrid(path, progress=_bar())
+    report = check(path, progress=_bar())
     typer.echo(report.text())
     if report.problems:
-        raise DataError(f"{path} is not a whole IDRiD: {len(report.problems)} problem(s), listed above.")
+        raise DataError(
+            f"{path} is not a whole {report.layout}: {len(report.problems)} problem(s), listed above."
+        )
 
 
 @data_app.command("synthetic")
@@ -63,11 +73,12 @@ def data_prepare(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the copy. Default: in the course's cache.")
     ] = None,
+    graded: Graded = None,
 ) -> None:
     """Make the working copy: small square pictures that load fast. A stopped run goes on where it was."""
     from mtl_utils.data.prepare import prepare
 
-    copy = prepare(path, size=size, out=out, progress=_bar())
+    copy = prepare(path, size=size, out=out, progress=_bar(), graded=graded)
     typer.echo(f"working copy of {len(copy)} photographs, {copy.size} x {copy.size} px, in {copy.folder}")
 
 
@@ -87,6 +98,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Folder of IDRiD. Default: MTL_DATA, else the synthetic set.")
     ] = None,
+    graded: Graded = None,
     profile: Annotated[
         str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")
     ] = None,
@@ -129,7 +141,8 @@ def train(
         name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None}
     )
     out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
-    copy = prepare(data or data_folder(profile, progress=_bar()), config.copy_size, progress=_bar())
+    root = data or data_folder(profile, progress=_bar())
+    copy = prepare(root, config.copy_size, progress=_bar(), graded=graded)
     typer.echo(
         f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
         f"on {device_name(default_device())}, into {out}"

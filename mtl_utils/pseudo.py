@@ -111,20 +111,32 @@ class LabelStore:
         """
         folder = Path(folder)
         remedy = f"Delete {folder} and make it again."
-        try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"{folder} holds no store of made labels") from error
-        except ValueError as error:
-            raise DataError(f"{folder / ABOUT} is damaged ({error}). {remedy}") from error
-        for name, shape, _ in _files(about):
+        if not (folder / ABOUT).exists():
+            raise DataError(f"{folder} holds no store of made labels")
+        about = _read_about(folder)
+        for name, shape, kind in _files(about):
             found = (folder / name).stat().st_size if (folder / name).exists() else 0
-            if found < int(np.prod(shape)):
+            if found < int(np.prod(shape)) * kind().nbytes:
                 raise DataError(f"{folder / name} has {found} bytes: the store is not finished. {remedy}")
         arrays = {
             name: np.memmap(folder / name, kind, "r", shape=shape) for name, shape, kind in _files(about)
         }
         return cls(folder, about, *(arrays.get(name) for name in (CLASSES, CONFIDENCE, GRADING)))
+
+
+def _read_about(folder: Path) -> dict:
+    """What a store says of itself.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        _files(about)  # needs what every store has
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete {folder} and make it again.") from error
+    return about
 
 
 def _files(about: dict) -> list[tuple[str, tuple[int, ...], type]]:
@@ -206,10 +218,7 @@ def _claim(folder: Path, about: dict) -> None:
     """Write who makes the labels of this folder, or see that it is the same who began."""
     path = folder / ABOUT
     if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged ({error}). Delete {folder} and make it again.") from error
+        there = _read_about(folder)
         differing = [key for key in about if there.get(key) != about[key]]
         if differing:
             raise DataError(

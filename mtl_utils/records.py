@@ -26,7 +26,7 @@ from mtl_utils.data.splits import Split, split
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, MTUNET, REPORT
 from mtl_utils.pseudo import compare_with_truth, made_grades
-from mtl_utils.runtime import data_label, default_device, device_name, package_versions
+from mtl_utils.runtime import default_device, device_name, package_versions
 from mtl_utils.training import (
     BEST_ACCURACY,
     BEST_LOSS,
@@ -102,7 +102,7 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "profile": config.profile,
         "protocol": config.protocol,
         "split": role,
-        "data": data_label(copy.synthetic),
+        "data": copy.label,
         "data_fingerprint": copy.fingerprint,
         "photographs": {
             task: {use: len(parts.rows(use, task)) for use in ("train", "val", "test")}

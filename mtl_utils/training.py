@@ -42,6 +42,9 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
 BOOTSTRAP_RESAMPLES = 1000
 EVALUATION_BATCH = 4
+MADE_SHARE = 0.5
+"""Share of segmentation's training photographs with a made mask, where there are such: else the few true
+masks would hardly be seen any more."""
 
 SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", *ARCHITECTURES)
 FIRST = "first"
@@ -280,24 +283,18 @@ class MultiTaskModule(L.LightningModule):
         return {task: (self.network(part["image"], (task,))[task], part) for task, part in batch.items()}
 
     def _one_pass(self, batch: Batches) -> Answers:
-        """All photographs go through the encoder together, and each head takes those that have its label.
+        """All photographs go through the encoder together, and each head takes those of its own task.
 
         Batch normalisation is why. Whole photographs and crops have different statistics. With a pass per
         task it learns with each task's own, but keeps one running average of both, which fits neither when
         the network is judged.
         """
-        together = {
-            key: torch.cat([part[key] for part in batch.values()])
-            for key in ("image", "grade", "mask", "has_mask")
-        }
-        features = self.network.features(together["image"])
-        labelled = {"grading": together["grade"] != UNKNOWN_GRADE, "segmentation": together["has_mask"]}
+        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
+        counts = [len(part["image"]) for part in batch.values()]
         answers = {}
-        for task in batch:
-            chosen = labelled[task].nonzero().flatten()
-            own = [level[chosen].contiguous(memory_format=torch.channels_last) for level in features]
-            labels = {key: values[chosen] for key, values in together.items()}
-            answers[task] = (self.network.heads(own, (task,))[task], labels)
+        for task, *own in zip(batch, *(level.split(counts) for level in features), strict=True):
+            own = [level.contiguous(memory_format=torch.channels_last) for level in own]
+            answers[task] = (self.network.heads(own, (task,))[task], batch[task])
         return answers
 
     def on_train_epoch_start(self) -> None:
@@ -368,7 +365,8 @@ class FundusData(L.LightningDataModule):
 
     Args:
         role: what is judged, 'test' or 'val'.
-        labels: made labels; they are learned from, and never judged with.
+        labels: made labels; they are learned from, and never judged with. Grading then draws from all
+            training photographs; of segmentation's photographs a share of `MADE_SHARE` have a made mask.
     """
 
     def __init__(
@@ -404,17 +402,7 @@ class FundusData(L.LightningDataModule):
         transform = (
             training_recipe(config.recipe, task, size, crop) if config.augment else resize_recipe(size, crop)
         )
-        # IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task
-        # in every run, and photographs with masks come back, each time augmented anew: the single-task and
-        # the multi-task network take equally many steps, so none wins by having trained longer.
-        longest = max(len(self.parts.rows("train", each)) for each in TASKS)
-        # Shuffled here and not by the loader: its order would depend on how often it was asked for one, and
-        # Lightning asks once more when it resumes.
-        rng = np.random.default_rng(seed)
-        rows = self.parts.rows("train", task)
-        if task == "grading" and config.balanced:
-            rows = balanced_rows(rows, self.copy.grades, longest, rng)
-        rows = rng.permutation(np.resize(rows, longest))
+        rows = self._training_rows(task, np.random.default_rng(seed))
         dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space)
         return DataLoader(
             dataset,
@@ -423,6 +411,37 @@ class FundusData(L.LightningDataModule):
             drop_last=len(dataset) > config.batch_size,
             num_workers=workers(),
         )
+
+    def _training_rows(self, task: str, rng: np.random.Generator) -> np.ndarray:
+        """The photographs of an epoch in their order.
+
+        IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task in
+        every run, and photographs with masks come back, each time augmented anew: the single-task and the
+        multi-task network take equally many steps, so none wins by having trained longer.
+        """
+        graded, drawn = (self.parts.rows("train", each) for each in TASKS)
+        longest = max(len(graded), len(drawn))
+        rows = graded if task == "grading" else drawn
+        made = self._rows_with_made_labels(task, drawn if task == "grading" else graded)
+        if len(made) and task == "segmentation":
+            rows = np.resize(rows, longest - round(MADE_SHARE * longest))
+            made = np.resize(rng.permutation(made), longest - len(rows))
+        rows = np.concatenate([rows, made])
+        if task == "grading" and self.config.balanced:
+            rows = balanced_rows(rows, self.learned_from.grades, longest, rng)
+        # Shuffled here and not by the loader: its order would depend on how often it was asked for one, and
+        # Lightning asks once more when it resumes.
+        return rng.permutation(np.resize(rows, longest))
+
+    def _rows_with_made_labels(self, task: str, rows: np.ndarray) -> np.ndarray:
+        """Those of the other task's photographs to which a network gave this task's label."""
+        source = self.learned_from
+        if source is self.copy:
+            return rows[:0]
+        labelled = (
+            source.grades[rows] != UNKNOWN_GRADE if task == "grading" else [*map(source.has_mask, rows)]
+        )
+        return rows[np.array(labelled, bool)]
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
         """Whole photographs in the table's order."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from mtl_utils.data.augment import report_recipe
+from mtl_utils.data.augment import RECIPES, mtunet_recipe, report_recipe, training_recipe
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.errors import MTLError
+from mtl_utils.label_spaces import LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID
+from mtl_utils.lesions import LESIONS
 
 
 class OnePicture:
@@ -74,3 +77,116 @@ def test_augmentation_repeats_by_seed_whatever_the_order(synthetic_copy, task):
 def test_an_unknown_task_is_named():
     with pytest.raises(MTLError, match="painting"):
         report_recipe("painting", True, 64)
+
+
+class OneEye:
+    """A working copy of one drawn photograph: an eye of radius 28 in a black picture of 64 px. On it a
+    bleeding, blue so that the picture itself says where it lies, exudates beside it, and a disc below both.
+    """
+
+    grades = np.array([3])
+    eye, bleeding = (180, 90, 40), (0, 0, 200)
+    places = {  # noqa: RUF012 - rows and columns
+        "HE": (slice(20, 32), slice(16, 28)),
+        "EX": (slice(20, 32), slice(24, 40)),
+        "OD": (slice(28, 44), slice(20, 44)),
+    }
+
+    def __init__(self):
+        rows, columns = np.ogrid[:64, :64]
+        self.distance = np.hypot(rows - 31.5, columns - 31.5)
+
+    def image(self, row: int) -> np.ndarray:
+        picture = np.zeros((64, 64, 3), np.uint8)
+        picture[self.distance <= 28] = self.eye
+        picture[self.places["HE"]] = self.bleeding
+        return picture
+
+    def has_mask(self, row: int) -> bool:
+        return True
+
+    def mask(self, row: int) -> np.ndarray:
+        masks = np.zeros((5, 64, 64), np.uint8)
+        for lesion, place in self.places.items():
+            masks[LESIONS.index(lesion)][place] = 1
+        return masks
+
+
+@pytest.mark.parametrize("space", [RED_YELLOW, RED_YELLOW_SIGMOID], ids=lambda space: space.name)
+def test_each_pixel_of_a_photograph_has_its_class(space):
+    eye = OneEye()
+    (sample,) = FundusDataset(eye, [0], space=space)
+    assert (sample["mask"].shape, sample["mask"].dtype) == ((5, 64, 64), torch.float32)
+    assert (sample["mask"].sum(dim=0) == 1).all()
+    classes = sample["mask"].argmax(dim=0).numpy()
+    expected = np.where(eye.distance <= 28, 0, 4)
+    expected[28:44, 20:44] = 3
+    expected[20:32, 24:40] = 2  # exudates lie on the disc,
+    expected[20:32, 16:28] = 1  # and the bleeding on both
+    rim = (eye.distance > 28) & (eye.distance <= 29)  # the hull may go either way there
+    assert np.array_equal(classes[~rim], expected[~rim])
+    # with the lesions as questions of their own they overlap, and there is no rest
+    (lesions,) = FundusDataset(eye, [0], space=LESION_SPACE)
+    assert lesions["mask"].sum(dim=(1, 2)).tolist() == [0, 12 * 12, 12 * 16, 0, 16 * 24]
+
+
+def surely(pixels: np.ndarray) -> np.ndarray:
+    """Without the border pixels, which an interpolation may give to either side."""
+    return cv2.erode(pixels.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1).astype(bool)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_masks_move_with_the_picture_and_what_is_black_is_outside(recipe):
+    transform = mtunet_recipe(64, channel_shift=0) if recipe == "mtunet" else A.Compose(
+        [step for step in training_recipe("report", "segmentation", 64, None) if "Bright" not in str(step)]
+    )  # fmt: skip
+    dataset = FundusDataset(OneEye(), [0] * 24, transform, space=RED_YELLOW)
+    centres = set()
+    for sample in dataset:
+        red, green, blue = (255 * sample["image"]).numpy()
+        classes = sample["mask"].argmax(dim=0).numpy()
+        assert (sample["mask"].sum(dim=0) == 1).all()
+        black, bleeding = surely((red + green + blue) < 1), surely(blue > 190)
+        eye = surely((red > 170) & (blue < 50))
+        assert (classes[black] == 4).all() and (classes[bleeding] == 1).all()
+        assert not np.isin(classes[eye], [1, 4]).any()
+        assert black.any() and bleeding.any() and eye.any()
+        centres.add(tuple(np.argwhere(classes == 1).mean(axis=0).round().astype(int)))
+    assert len(centres) > 8  # they do move
+
+
+def test_mtunets_augmentation_repeats_by_seed(synthetic_copy):
+    one, other, another = (
+        FundusDataset(synthetic_copy, [0, 1], mtunet_recipe(96), seed=seed, space=RED_YELLOW)
+        for seed in (5, 5, 6)
+    )
+    for index in (0, 1):
+        for key in ("image", "mask"):
+            assert torch.equal(one[index][key], other[index][key])
+        assert not torch.equal(one[index]["image"], another[index]["image"])
+    assert one[0]["image"].shape == (3, 96, 96)
+    (crop,) = FundusDataset(synthetic_copy, [0], mtunet_recipe(96, 32), space=RED_YELLOW)
+    assert crop["image"].shape[1:] == crop["mask"].shape[1:] == (32, 32)
+
+
+def test_mtunets_channels_are_shifted_each_for_itself():
+    still = {"rotation": 0, "shift": 0, "shear": 0, "zoom": 0}
+    dataset = FundusDataset(OneEye(), [0] * 40, mtunet_recipe(64, **still, channel_shift=20))
+    middle = np.array([(255 * sample["image"][:, 50, 32]).round().numpy() for sample in dataset])
+    shifts = middle - OneEye.eye
+    assert np.abs(shifts).max() <= 20
+    moved = (shifts != 0).any(axis=1)
+    assert 8 <= moved.sum() <= 32  # half of 40; four standard deviations are 12.6
+    assert len(np.unique(shifts[moved], axis=0)) > 4
+    assert (np.ptp(shifts[moved], axis=1) > 0).any()
+
+
+def test_recipes_are_found_by_name():
+    for task in ("grading", "segmentation"):
+        for crop, last in ((None, []), (32, ["RandomCrop"])):
+            steps = [type(step).__name__ for step in training_recipe("mtunet", task, 64, crop)]
+            assert steps == ["Resize", "Affine", "HorizontalFlip", "VerticalFlip", "RGBShift", *last]
+    names = [type(step).__name__ for step in training_recipe("report", "segmentation", 64, 32)]
+    assert "RandomCrop" in names and "Affine" not in names
+    with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet"):
+        training_recipe("watercolour", "grading", 64, None)

@@ -19,6 +19,7 @@ from mtl_utils.data.duplicates import (
     link_photographs,
     pairs_between,
     rms_differences,
+    same_pairs,
     thumbnail,
     thumbnails,
 )
@@ -56,6 +57,18 @@ def test_link_photographs_by_hand():
     linked = link_photographs(table, thumbs)
     assert linked.photo.tolist() == ["B-0", "B-1", "B-0", "B-0", "B-4"]
     assert table.photo.tolist() == [f"B-{i}" for i in range(5)]  # the table that was given stays as it was
+
+
+@pytest.mark.parametrize("same_below", [0.01, 1.0, 2.0, 20.0, 60.0])
+def test_pairs_found_block_by_block_are_those_of_all_differences(monkeypatch, same_below):
+    monkeypatch.setattr("mtl_utils.data.duplicates.BLOCK", 7)
+    rng = np.random.default_rng(0)
+    eyes = cv2.resize(rng.uniform(0, 255, (8, 9, 60)).astype(np.float32), (96, 64)).reshape(64, 96, 3, 20)
+    thumbs = np.moveaxis(eyes, 3, 0)[rng.integers(0, 20, 40)] + rng.normal(0, 1, (40, 64, 96, 3))
+    thumbs[5] = np.nan  # could not be read: equals none, not even itself
+    expected = np.argwhere(np.triu(rms_differences(thumbs) < same_below, 1))
+    assert sorted(same_pairs(thumbs, same_below).tolist()) == expected.tolist()
+    assert (len(expected) > 0) == (same_below > 1)
 
 
 def test_pairs_between_by_hand():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
-from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
+from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, inside_field_of_view, uncrop
 from mtl_utils.errors import DataError
 
 
@@ -65,6 +65,41 @@ def test_a_real_photograph():
 def test_what_is_no_photograph_gives_a_clear_message(picture, message):
     with pytest.raises(DataError, match=message):
         field_of_view(picture)
+
+
+def test_what_lies_inside_is_the_disc_that_was_drawn():
+    photograph = disc(100, 120, (50, 60), 40)
+    rows, columns = np.ogrid[:100, :120]
+    distance = np.hypot(rows - 50, columns - 60)
+    inside = inside_field_of_view(photograph)
+    assert (inside.dtype, inside.shape) == (np.uint8, (100, 120))
+    assert set(np.unique(inside)) == {0, 1}
+    # The hull goes straight over the steps of the drawn rim, and takes pixels that it only cuts.
+    assert (inside[distance <= 40] == 1).all()
+    assert (inside[distance > 41] == 0).all()
+
+
+def test_a_dark_vessel_at_the_edge_is_still_inside():
+    photograph = disc(100, 120, (50, 60), 40)
+    photograph[30:34, 24:60] = 0  # from the rim at the left into the eye
+    assert (inside_field_of_view(photograph)[30:34, 28:60] == 1).all()
+
+
+def test_a_caption_is_not_inside_and_a_large_photograph_keeps_its_size():
+    photograph = disc(600, 1100, (300, 500), 250)
+    photograph[5:20, 900:1000] = 255
+    rows, columns = np.ogrid[:600, :1100]
+    distance = np.hypot(rows - 300, columns - 500)
+    inside = inside_field_of_view(photograph)
+    assert inside.shape == (600, 1100)
+    # found at 512 px of 1100: a step of 2.15 pixels, and one more for the hull
+    assert (inside[distance < 250 - 4] == 1).all()
+    assert (inside[distance > 250 + 4] == 0).all()
+
+
+def test_a_black_picture_has_no_inside():
+    with pytest.raises(DataError, match="almost"):
+        inside_field_of_view(np.zeros((50, 60, 3), np.uint8))
 
 
 def test_crop_square_by_hand():

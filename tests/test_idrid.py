@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mtl_utils.data.idrid import (
-    COLUMNS,
     IMAGE_FOLDER,
     LABEL_FILES,
     LABEL_FOLDER,
@@ -26,6 +25,7 @@ from mtl_utils.data.idrid import (
     scan_idrid,
     scan_labels,
 )
+from mtl_utils.data.layout import COLUMNS
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
 

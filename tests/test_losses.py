@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from math import exp, log
 
+import numpy as np
 import pytest
+import scipy.special
 import torch
 
-from mtl_utils.losses import grading_loss, segmentation_loss, weighted_sum
+from mtl_utils.label_spaces import RED_YELLOW, RED_YELLOW_SIGMOID
+from mtl_utils.losses import grading_loss, segmentation_loss, softmax_bce, task_loss, weighted_sum
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def test_grading_loss_by_hand():
@@ -53,3 +58,101 @@ def test_a_batch_without_any_label_costs_nothing(known):
     assert torch.isfinite(loss)
     assert (loss.item() > 0) == known
     assert (logits.grad.abs().max().item() > 0) == known
+
+
+# ------------------------------------------------------------------------------------------------ MTUnet
+# Two pixels. e^logit 1, 2, 3, 4, 10 makes S = 0.05, 0.1, 0.15, 0.2, 0.5, and the truth is the last class;
+# e^logit 4, 1, 1, 1, 1 makes S = 0.5, 0.125 (four times), and the truth is the second class.
+PIXELS = torch.tensor([[1.0, 2, 3, 4, 10], [4.0, 1, 1, 1, 1]]).log().T.reshape(1, 5, 1, 2)
+TRUTH = torch.tensor([[0.0, 0, 0, 0, 1], [0.0, 1, 0, 0, 0]]).T.reshape(1, 5, 1, 2)
+FIRST_PIXEL = -(log(0.95) + log(0.9) + log(0.85) + log(0.8) + log(0.5))
+SECOND_PIXEL = -(log(0.5) + log(0.125) + 3 * log(0.875))
+
+
+def test_mtunet_equation_1_by_hand():
+    whole = FIRST_PIXEL + SECOND_PIXEL
+    assert softmax_bce(PIXELS, TRUTH, "sum").item() == pytest.approx(whole, rel=1e-6)
+    assert softmax_bce(PIXELS, TRUTH, "mean").item() == pytest.approx(whole / 10, rel=1e-6)
+    # A second photograph at S = 1/5 everywhere; over photographs it is a mean in both cases.
+    even = 2 * (log(5) + 4 * log(5 / 4))
+    two = torch.cat([PIXELS, torch.zeros_like(PIXELS)]), torch.cat([TRUTH, TRUTH])
+    assert softmax_bce(*two, "sum").item() == pytest.approx((whole + even) / 2, rel=1e-6)
+    assert softmax_bce(*two, "mean").item() == pytest.approx((whole + even) / 20, rel=1e-6)
+
+
+def test_mtunet_equation_1_agrees_with_numpy_and_torch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 5, 6, 7, generator=generator)
+    classes = torch.randint(0, 5, (2, 6, 7), generator=generator)
+    target = torch.nn.functional.one_hot(classes, 5).permute(0, 3, 1, 2).float()
+    shares = scipy.special.softmax(logits.double().numpy(), axis=1)
+    truth = target.numpy()
+    expected = -(truth * np.log(shares) + (1 - truth) * np.log1p(-shares)).sum() / 2
+    assert softmax_bce(logits, target, "sum").item() == pytest.approx(expected, rel=1e-5)
+    by_torch = torch.nn.BCELoss()(torch.from_numpy(shares), target.double()).item()
+    assert softmax_bce(logits, target).item() == pytest.approx(by_torch, rel=1e-5)
+
+
+def test_logits_that_are_too_sure_give_finite_loss_and_gradient():
+    logits = torch.full((1, 5, 1, 2), -1000.0)
+    logits[0, 0] = 1000.0  # both pixels: class 0 for certain; true for the first, false for the second
+    logits.requires_grad_()
+    target = torch.zeros(1, 5, 1, 2)
+    target[0, 0, 0, 0] = target[0, 1, 0, 1] = 1
+    loss = softmax_bce(logits, target, "sum")
+    loss.backward()
+    # Of the wrong pixel two classes stand at 1e-7 from their worst: 2 x 7 ln 10. (1 - 1e-7 has no exact
+    # float32, hence the tolerance.)
+    assert loss.item() == pytest.approx(14 * log(10), rel=0.01)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_wrong_class_that_is_not_too_sure_is_pulled_the_right_way():
+    logits = torch.zeros(1, 5, 1, 1, requires_grad=True)
+    softmax_bce(logits, torch.tensor([0.0, 1, 0, 0, 0]).view(1, 5, 1, 1)).backward()
+    gradient = logits.grad.flatten()
+    assert gradient[1] < 0 and (gradient[[0, 2, 3, 4]] > 0).all()
+
+
+def test_mtunet_equation_2_and_3_by_hand():
+    # P = 0.05, 0.1, 0.15, 0.2, 0.5 and the grade is 2: -ln 0.15
+    grades = torch.tensor([[1.0, 2, 3, 4, 10]]).log()
+    batch = {"grade": torch.tensor([2]), "mask": TRUTH, "has_mask": torch.tensor([True])}
+    losses = {
+        "grading": task_loss("grading", grades, batch, RED_YELLOW),
+        "segmentation": task_loss("segmentation", PIXELS, batch, RED_YELLOW),
+    }
+    assert losses["grading"].item() == pytest.approx(-log(0.15), rel=1e-6)
+    lesions = (FIRST_PIXEL + SECOND_PIXEL) / 10
+    for alpha in (1.0, 0.5):
+        expected = lesions - alpha * log(0.15)
+        assert weighted_sum(losses, alpha).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_exclusive_classes_leave_out_photographs_without_masks():
+    logits = torch.cat([torch.randn(1, 5, 1, 2), PIXELS]).requires_grad_()
+    target = torch.cat([torch.zeros_like(TRUTH), TRUTH])
+    loss = segmentation_loss(logits, target, torch.tensor([False, True]), RED_YELLOW)
+    assert loss.item() == pytest.approx((FIRST_PIXEL + SECOND_PIXEL) / 10, rel=1e-6)
+    loss.backward()
+    assert logits.grad[0].abs().max() == 0 and logits.grad[1].abs().max() > 0
+    nothing = segmentation_loss(logits, target, torch.tensor([False, False]), RED_YELLOW)
+    assert nothing.item() == 0 and nothing.requires_grad
+
+
+def test_the_same_classes_with_a_sigmoid_each():
+    # sigmoid of ln x is x / (1 + x); first pixel x = 1, 2, 3, 4, 10, second x = 4, 1, 1, 1, 1
+    first = log(2) + log(3) + log(4) + log(5) - log(10 / 11)
+    second = log(5) + 4 * log(2)
+    loss = segmentation_loss(PIXELS, TRUTH, torch.tensor([True]), RED_YELLOW_SIGMOID)
+    assert loss.item() == pytest.approx((first + second) / 10, rel=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_exclusive_classes_in_mixed_precision(device):
+    logits, target = PIXELS.to(device).bfloat16().requires_grad_(), TRUTH.to(device)
+    with torch.autocast(device, torch.bfloat16):
+        loss = segmentation_loss(logits, target, torch.tensor([True], device=device), RED_YELLOW)
+    loss.backward()
+    assert loss.item() == pytest.approx((FIRST_PIXEL + SECOND_PIXEL) / 10, rel=0.02)
+    assert torch.isfinite(logits.grad).all()

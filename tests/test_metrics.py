@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_average_precision, bin
 
 from mtl_utils import metrics as module
 from mtl_utils.errors import MTLError
+from mtl_utils.label_spaces import LESION_SPACE, RED_YELLOW
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.metrics import (
     REPORT_SMOOTH,
@@ -456,6 +457,43 @@ def test_nothing_seen_and_bad_settings():
     for bad in (1.0, -0.1, 0.12345):
         with pytest.raises(MTLError, match="not a multiple of 1/1000"):
             metrics.compute(threshold=bad)
+
+
+def pixels(*places: int) -> np.ndarray:
+    """(2, 4): 1 at these of the eight pixels."""
+    picture = np.zeros(8)
+    picture[list(places)] = 1
+    return picture.reshape(2, 4)
+
+
+def test_red_yellow_and_disc_by_hand():
+    masks = np.stack([pixels(0, 1), pixels(4, 5, 6), pixels(7)])[None]
+    scores = np.stack([0.9 * pixels(1, 2, 3), 0.6 * pixels(4, 5), 0.5 * pixels(7)])[None]
+    metrics = SegmentationMetrics(space=RED_YELLOW)
+    metrics.update(scores, masks)
+    result = metrics.compute()
+    # red: 1 of 3 predicted and of 2 true: 2*1/(3+2); yellow: 2 of 2, of 3 true: 2*2/(2+3); the disc is right.
+    dice = {"red": 0.4, "yellow": 0.8, "disc": 1.0, "mean": 0.6, "mean_with_disc": 2.2 / 3}
+    iou = {"red": 1 / 4, "yellow": 2 / 3, "disc": 1.0, "mean": 11 / 24, "mean_with_disc": 23 / 36}
+    for kind, expected in (("dice", dice), ("iou", iou)):
+        for name, value in expected.items():
+            assert result[f"segmentation/{kind}/{name}"] == pytest.approx(value), name
+            assert result[f"segmentation/image/{kind}/{name}"] == pytest.approx(value), name
+    assert result["segmentation/report_dice"] == pytest.approx(2 * 4 / (6 + 6))
+    assert list(metrics.per_photograph().columns) == ["red", "yellow", "disc", "report_dice"]
+    assert not {name.split("/")[-1] for name in result} & {*LESIONS, "background", "outside"}
+
+
+def test_metrics_of_two_label_spaces_do_not_mix():
+    metrics = SegmentationMetrics(space=RED_YELLOW)
+    with pytest.raises(MTLError, match=r"photographs, 3, height"):
+        metrics.update(np.zeros((1, 5, 2, 4)), np.zeros((1, 5, 2, 4)))
+    with pytest.raises(MTLError, match="red-yellow and lesions"):
+        metrics.merge(SegmentationMetrics(space=LESION_SPACE))
+    bad = np.zeros((1, 3, 2, 4))
+    bad[0, 1, 0, 2] = 2
+    with pytest.raises(MTLError, match="lesion yellow"):
+        metrics.update(bad, np.zeros_like(bad))
 
 
 # ------------------------------------------------------------------------------------------------- Delta_MTL

@@ -10,7 +10,16 @@ import pytest
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
 from mtl_utils.data.idrid import read_idrid
-from mtl_utils.data.splits import CONFLICT, LEAK, PROTOCOLS, REPEAT, ROLES, TASK_PARTS, split
+from mtl_utils.data.splits import (
+    CONFLICT,
+    LEAK,
+    PROTOCOLS,
+    REPEAT,
+    ROLES,
+    TASK_PARTS,
+    balanced_rows,
+    split,
+)
 from mtl_utils.errors import MTLError
 
 
@@ -175,3 +184,46 @@ def test_too_few_photographs_for_a_validation_split():
     )
     with pytest.raises(MTLError, match="too few photographs"):
         split(table.astype({"grade": "Int64", "dme": "Int64"}))
+
+
+# Rows 1-11 are to be balanced: six of grade 0, two of grade 1, three of grade 3. Rows 0 and 12 are others'.
+GRADES = np.array([1, 0, 0, 3, 0, 1, 0, 3, 0, 1, 3, 0, 1])
+ROWS = np.arange(1, 12)
+
+
+def times(rows: np.ndarray, grade: int) -> list[int]:
+    """How often each photograph of a grade was taken, the most often first."""
+    counts = np.bincount(rows, minlength=len(GRADES))[ROWS[GRADES[ROWS] == grade]]
+    return sorted(counts.tolist(), reverse=True)
+
+
+def test_balanced_rows_take_the_number_of_the_rarest_grade():
+    chosen = balanced_rows(ROWS, GRADES)
+    assert np.bincount(GRADES[chosen]).tolist() == [2, 2, 0, 2]
+    assert len(set(chosen)) == len(chosen)
+    assert set(chosen) <= set(ROWS)
+    assert {5, 9} <= set(chosen)  # both of the rarest grade
+
+
+@pytest.mark.parametrize(
+    ("total", "taken"),
+    [
+        # each grade 3: of grade 1's two photographs one comes twice
+        (9, ([1, 1, 1, 0, 0, 0], [2, 1], [1, 1, 1])),
+        # 10 / 3 is rounded up to 4
+        (10, ([1, 1, 1, 1, 0, 0], [2, 2], [2, 1, 1])),
+        # each grade 10: six photographs in turn, two in turn, three in turn
+        (30, ([2, 2, 2, 2, 1, 1], [5, 5], [4, 3, 3])),
+    ],
+)
+def test_balanced_rows_of_a_wanted_number_repeat_evenly(total, taken):
+    chosen = balanced_rows(ROWS, GRADES, total, np.random.default_rng(3))
+    assert set(chosen) <= set(ROWS)
+    assert tuple(times(chosen, grade) for grade in (0, 1, 3)) == taken
+
+
+def test_balanced_rows_follow_their_generator():
+    again = [balanced_rows(ROWS, GRADES, rng=np.random.default_rng(seed)) for seed in (1, 1, *range(2, 8))]
+    assert np.array_equal(again[0], again[1])
+    assert np.array_equal(balanced_rows(ROWS, GRADES), balanced_rows(ROWS, GRADES))
+    assert len({tuple(sorted(rows)) for rows in again}) > 1

@@ -67,6 +67,7 @@ def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None
 
 def mtunet_recipe(
     image_size: int,
+    crop_size: int | None = None,
     rotation: float = 20.0,
     shift: float = 0.1,
     shear: float = 10.0,
@@ -80,6 +81,7 @@ def mtunet_recipe(
 
     Args:
         image_size: side of the square picture, in pixels.
+        crop_size: side of a random crop from it; None or the same size: the whole picture, as in the paper.
         rotation, shear: at the most, in degrees to either side.
         shift, zoom: at the most, as shares of the side and of the size.
         channel_shift: at the most, in grey levels, drawn for each channel.
@@ -96,6 +98,7 @@ def mtunet_recipe(
         A.HorizontalFlip(p=0.5),
         A.VerticalFlip(p=0.5),
         A.RGBShift(*[(-channel_shift, channel_shift)] * 3, p=0.5),
+        *crop_only(crop_size),
     ])  # fmt: skip
 
 
@@ -116,7 +119,9 @@ def training_recipe(name: str, task: str, image_size: int, crop_size: int | None
     """
     if name not in RECIPES:
         raise MTLError(f"no augmentation recipe {name!r}. There are: {', '.join(RECIPES)}.")
-    return mtunet_recipe(image_size) if name == "mtunet" else report_recipe(task, True, image_size, crop_size)
+    if name == "mtunet":
+        return mtunet_recipe(image_size, crop_size)
+    return report_recipe(task, True, image_size, crop_size)
 
 
 def resize_recipe(image_size: int, crop_size: int | None = None) -> A.Compose:

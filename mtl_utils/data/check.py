@@ -1,5 +1,5 @@
-"""Is a copy of IDRiD whole, and what is in it? Every file is opened and read to its end, and nothing stops at
-the first problem.
+"""Is a copy of IDRiD or of a graded set whole, and what is in it? Every file is opened and read to its end,
+and nothing stops at the first problem.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mtl_utils.data.duplicates import conflicting, link_photographs, pairs_between, thumbnail
+from mtl_utils.data.duplicates import (
+    conflicting,
+    empty_thumbnails,
+    link_photographs,
+    pairs_between,
+    thumbnail,
+)
+from mtl_utils.data.eyepacs import IDRID, SCANS, layout_of
 from mtl_utils.data.fov import field_of_view
 from mtl_utils.data.idrid import DME_RISKS, SPLIT_FOLDERS, open_picture, read_mask_values, scan_idrid
 from mtl_utils.errors import DataError
@@ -31,7 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_idrid` found. Every number is counted on this copy.
+    """What `check` found. Every number is counted on this copy.
 
     Attributes:
         root: the folder that was checked.
@@ -40,12 +47,14 @@ class Report:
             `photo`.
         problems: one line for each thing that is wrong, naming the file and what to do. Empty: the copy is
             whole.
+        layout: one of `eyepacs.SCANS`.
     """
 
     root: Path
     synthetic: bool
     table: pd.DataFrame
     problems: list[str]
+    layout: str = IDRID
 
     def photographs(self) -> pd.DataFrame:
         """Number of photographs: rows 'A' and 'B', columns 'train' and 'test'."""
@@ -79,7 +88,9 @@ class Report:
 
     def text(self) -> str:
         """The report for people: a few lines of plain words and numbers, then the problems."""
-        kind = "SYNTHETIC set, drawn by this course, in the layout of IDRiD" if self.synthetic else "IDRiD"
+        kind = self.layout
+        if self.synthetic:
+            kind = f"SYNTHETIC set, drawn by this course, in the layout of {self.layout}"
         lines = [
             f"{kind}: {self.root}",
             "",
@@ -93,30 +104,40 @@ class Report:
 
     def _lines(self) -> Iterable[tuple[str, str]]:
         photographs, masks, grades, dme = self.photographs(), self.masks(), self.grades(), self.dme_risks()
-        yield "part A (masks), training/testing photographs", _slashed(photographs.loc["A"])
-        for split in SPLITS:
-            yield f"  {split}ing masks of {'/'.join(LESIONS)}", _slashed(masks[split])
-        yield "part B (grades), training/testing photographs", _slashed(photographs.loc["B"])
+        if self.layout == IDRID:
+            yield "part A (masks), training/testing photographs", _slashed(photographs.loc["A"])
+            for split in SPLITS:
+                yield f"  {split}ing masks of {'/'.join(LESIONS)}", _slashed(masks[split])
+            yield "part B (grades), training/testing photographs", _slashed(photographs.loc["B"])
+        else:
+            yield "training/testing photographs", _slashed(photographs.loc["B"])
         for split in SPLITS:
             yield f"  {split}ing photographs of grade 0/1/2/3/4", _slashed(grades[split])
-        for split in SPLITS:
-            yield f"  {split}ing photographs of DME risk 0/1/2", _slashed(dme[split])
-        yield from self._same_photograph()
+        if self.layout == IDRID:
+            for split in SPLITS:
+                yield f"  {split}ing photographs of DME risk 0/1/2", _slashed(dme[split])
+        yield "", ""
+        yield "The same photograph in several files (pictures compared):", ""
+        if self.layout == IDRID:
+            yield from self._in_both_parts()
+            yield from self._duplicates("A", "  duplicate pairs inside part A", only_if_any=True)
+            yield from self._duplicates("B", "  duplicate pairs inside part B")
+        else:
+            yield from self._duplicates("B", "  duplicate pairs")
 
-    def _same_photograph(self) -> Iterable[tuple[str, str]]:
+    def _in_both_parts(self) -> Iterable[tuple[str, str]]:
         both = self.in_both_parts()
         number = pairs_between(self.table, "A", "B").photo.nunique()
         leaks = f"{both.loc['test', 'train']} + {both.loc['train', 'test']}"
-        yield "", ""
-        yield "The same photograph in several files (pictures compared):", ""
         yield "  photographs in both parts", str(number)
         yield "    across the splits (testing in A + testing in B)", leaks
-        for part in ("A", "B"):
-            pairs = self.duplicate_pairs(part)
-            if len(pairs) or part == "B":
-                yield f"  duplicate pairs inside part {part}", str(len(pairs))
-                yield "    across the splits", str((pairs.split_left != pairs.split_right).sum())
-                yield "    with different labels", str(conflicting(pairs).sum())
+
+    def _duplicates(self, part: str, title: str, only_if_any: bool = False) -> Iterable[tuple[str, str]]:
+        pairs = self.duplicate_pairs(part)
+        if len(pairs) or not only_if_any:
+            yield title, str(len(pairs))
+            yield "    across the splits", str((pairs.split_left != pairs.split_right).sum())
+            yield "    with different labels", str(conflicting(pairs).sum())
 
 
 def _counts(table: pd.DataFrame, column: str, values: Iterable) -> pd.DataFrame:
@@ -199,27 +220,39 @@ def check_idrid(root: str | Path, progress: bool = True) -> Report:
     Raises:
         DataError: `root` is no folder. Everything else is told in the report.
     """
-    table, problems = scan_idrid(root)
-    thumbs = _in_threads(_checked_thumbnail, table.image.tolist(), "photographs", progress)
-    bad = np.array([isinstance(thumb, DataError) for thumb in thumbs], dtype=bool)
+    return _report(root, IDRID, *scan_idrid(root), progress)
+
+
+def check(root: str | Path, progress: bool = True) -> Report:
+    """As `check_idrid`, for a folder in any layout of `eyepacs.SCANS`.
+
+    Raises:
+        DataError: `root` is no folder, or has no such layout. Everything else is told in the report.
+    """
+    # What is no folder at all goes to IDRiD's check as well, which says so.
+    layout = layout_of(root) if Path(root).expanduser().is_dir() else IDRID
+    if layout == IDRID:
+        return check_idrid(root, progress)
+    return _report(root, layout, *SCANS[layout](root), progress)
+
+
+def _report(
+    root: str | Path, layout: str, table: pd.DataFrame, problems: list[str], progress: bool
+) -> Report:
+    """Read every file of a table, and add what is wrong to the problems of its layout."""
+    thumbs = empty_thumbnails(len(table))
+
+    def check_photograph(position: int) -> None:
+        thumbs[position] = _checked_thumbnail(table.image[position])
+
+    photographs = _in_threads(check_photograph, list(table.index), "photographs", progress)
     masks = [
-        (row[lesion], None if unreadable else row["image"])
-        for row, unreadable in zip(table.to_dict("records"), bad)
+        (row[lesion], None if isinstance(result, DataError) else row["image"])
+        for row, result in zip(table.to_dict("records"), photographs)
         for lesion in LESIONS
         if row[lesion] is not None
     ]
-    results = _in_threads(_check_mask, masks, "masks", progress)
-    problems += [str(found) for found in (*thumbs, *results) if isinstance(found, DataError)]
-    return Report(Path(root), is_synthetic(root), _linked(table, thumbs, bad), problems)
-
-
-def _linked(table: pd.DataFrame, thumbs: list[np.ndarray | DataError], bad: np.ndarray) -> pd.DataFrame:
-    """The table with `photo` shared by equal photographs; one that could not be read equals none."""
-    if bad.all():
-        return table
-    readable = link_photographs(
-        table[~bad], np.stack([thumb for thumb in thumbs if isinstance(thumb, np.ndarray)])
-    )
-    linked = table.copy()
-    linked.loc[~bad, "photo"] = readable.photo
-    return linked
+    results = _in_threads(_check_mask, masks, "masks", progress and layout == IDRID)
+    problems = problems + [str(found) for found in (*photographs, *results) if found is not None]
+    linked = table if table.empty else link_photographs(table, thumbs)
+    return Report(Path(root), is_synthetic(root), linked, problems, layout)

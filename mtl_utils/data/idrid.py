@@ -16,10 +16,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from mtl_utils.data.layout import (
+    IMAGE_SUFFIXES,
+    as_table,
+    existing_folder,
+    folders,
+    match_labels,
+    read_csv,
+    whole_numbers,
+)
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import GRADES, LESIONS
-
-COLUMNS = ("part", "split", "name", "photo", "image", "grade", "dme", *LESIONS)
 
 PART_FOLDERS = {"A": "A. Segmentation", "B": "B. Disease Grading"}
 IMAGE_FOLDER = "1. Original Images"
@@ -38,7 +45,6 @@ LABEL_FILES = {
     "test": "b. IDRiD_Disease Grading_Testing Labels.csv",
 }
 DME_RISKS = (0, 1, 2)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
 
@@ -46,13 +52,6 @@ def _plain(name: str) -> str:
     """A folder name without numbering, spaces and case: 'A. Segmentation' and 'a_segmentation' are one."""
     name = re.sub(r"^\s*([a-zA-Z]|\d+)[\s._)-]+", "", name.strip())
     return re.sub(r"[^a-z]", "", name.lower())
-
-
-def _folders(parent: Path) -> list[Path]:
-    """The folders in `parent`, without the hidden ones and the '__MACOSX' that zip tools leave behind."""
-    return [
-        path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))
-    ]
 
 
 @dataclass
@@ -67,13 +66,13 @@ class _Layout:
             if (parent / name).is_dir():
                 return parent / name
         plain_wanted = tuple(_plain(name) for name in wanted)
-        found = (folder for folder in _folders(parent) if _plain(folder.name).startswith(plain_wanted))
+        found = (folder for folder in folders(parent) if _plain(folder.name).startswith(plain_wanted))
         return next(found, None)
 
     def part(self, part: str) -> Path | None:
         # Zip tools often add one more folder of the same name around a part: look one level deeper as well.
         names = {"A": ("A. Segmentation",), "B": ("B. Disease Grading", "Disease_Grading")}[part]
-        for parent in (self.root, *_folders(self.root)):
+        for parent in (self.root, *folders(self.root)):
             if folder := self.child(parent, *names):
                 return self.child(folder, *names) or folder
         return None
@@ -118,13 +117,7 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DataError: this is no CSV file, or a column is missing.
     """
-    try:
-        raw = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is not a readable CSV file ({error}). Copy it again from the published archive."
-        ) from error
-    raw.columns = [str(column).strip().lower() for column in raw.columns]
+    raw = read_csv(path, "Copy it again from the published archive.")
     columns = {}
     for key, start in (("name", "image"), ("grade", "retinopathy"), ("dme", "risk")):
         found = [column for column in raw.columns if column.startswith(start)]
@@ -139,11 +132,11 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
         f"{path}: {name} stands there twice. Keep one row." for name in table.name[table.name.duplicated()]
     ]
     for key, allowed in (("grade", GRADES), ("dme", DME_RISKS)):
-        numbers = pd.to_numeric(table[key], errors="coerce")
-        for name, given in table.loc[~numbers.isin(allowed), ["name", key]].itertuples(index=False):
+        numbers = whole_numbers(table[key], allowed)
+        for name, given in table.loc[numbers.isna(), ["name", key]].itertuples(index=False):
             expected = f"expected one of {', '.join(map(str, allowed))}"
             problems.append(f"{path}: {name} has {key} {given!r}, {expected}. Copy the published file again.")
-        table[key] = numbers.where(numbers.isin(allowed)).astype("Int64")
+        table[key] = numbers
     return table.drop_duplicates("name").reset_index(drop=True), problems
 
 
@@ -182,59 +175,30 @@ def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
         if not photographs:
             problems.append(_no_photographs(folder, split))
             continue
-        labels = _labels(layout, folder, split, photographs, problems)
-        for row in labels.itertuples():
-            rows.append(
-                {
-                    "part": "B",
-                    "split": split,
-                    "name": row.name,
-                    "image": photographs[row.name],
-                    "grade": row.grade,
-                    "dme": row.dme,
-                }
+        path = layout.labels(folder, split)
+        if path is None:
+            problems.append(
+                f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again."
             )
+            labels = pd.DataFrame({"name": list(photographs)})
+        else:
+            labels = match_labels(path, scan_labels, photographs, problems)
+        for row in labels.to_dict("records"):
+            rows.append({"part": "B", "split": split, "image": photographs[row["name"]], **row})
     return rows
 
 
-def _labels(
-    layout: _Layout, folder: Path, split: str, photographs: dict[str, Path], problems: list[str]
-) -> pd.DataFrame:
-    """Name, grade and dme of every photograph of a split, in the CSV's order; missing where it is silent."""
-    unknown = pd.DataFrame({"name": list(photographs), "grade": pd.NA, "dme": pd.NA})
-    path = layout.labels(folder, split)
-    if path is None:
-        problems.append(
-            f"{folder / LABEL_FOLDER / LABEL_FILES[split]}: missing. Unpack the archive of part B again."
-        )
-        return unknown
-    try:
-        labels, wrong = scan_labels(path)
-    except DataError as error:
-        problems.append(str(error))
-        return unknown
-    problems += wrong
-    for name in labels.name[~labels.name.isin(photographs)]:
-        problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
-    unlabelled = unknown[~unknown.name.isin(labels.name)]
-    for name in unlabelled.name:
-        problems.append(
-            f"{photographs[name]}: a photograph without a row in {path.name}. Add it, or delete the file."
-        )
-    return pd.concat([labels[labels.name.isin(photographs)].astype(object), unlabelled])
+def holds_idrid(root: Path) -> bool:
+    """Is part A or part B of IDRiD in this folder, or one folder deeper?"""
+    return any(_Layout(root).part(part) for part in PART_FOLDERS)
 
 
-def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the column types that `read_idrid` promises, whatever pandas made of it."""
-    table = table.astype({"grade": "Int64", "dme": "Int64"})
-    for column in ("image", *LESIONS):
-        paths = [str(path) if pd.notna(path) else None for path in table[column]]
-        table[column] = pd.Series(paths, index=table.index, dtype=object)
-    return table
-
-
-def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
+def scan_idrid(root: str | Path, parts: str = "AB") -> tuple[pd.DataFrame, list[str]]:
     """Read the layout and the labels of one copy of IDRiD, and list what is wrong instead of stopping at it.
+
+    Args:
+        root: the folder that holds 'A. Segmentation' and 'B. Disease Grading'.
+        parts: which of them to read.
 
     Returns:
         The table of `read_idrid`, a row for every photograph that is there, and one line per problem, each
@@ -243,14 +207,10 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DataError: `root` is no folder.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        what = "is a file; if it is an archive, unpack it first" if root.is_file() else "is not a folder"
-        raise DataError(
-            f"{root} {what}. Give the folder that holds '{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'."
-        )
+    root = existing_folder(root, f"'{PART_FOLDERS['A']}' and '{PART_FOLDERS['B']}'")
     layout, rows, problems = _Layout(root), [], []
-    for part, read in (("A", _part_a), ("B", _part_b)):
+    read = {"A": _part_a, "B": _part_b}
+    for part in parts:
         folder = layout.part(part)
         if folder is None:
             problems.append(
@@ -258,10 +218,8 @@ def scan_idrid(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
                 "Unpack its archive there, or give the folder that holds it."
             )
         else:
-            rows += read(layout, folder, problems)
-    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column != "photo"])
-    table.insert(3, "photo", table.part + "-" + table.split + "-" + table.name)
-    return typed(table), problems
+            rows += read[part](layout, folder, problems)
+    return as_table(rows), problems
 
 
 def read_idrid(root: str | Path) -> pd.DataFrame:

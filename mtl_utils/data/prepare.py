@@ -27,11 +27,13 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
+from mtl_utils.data.eyepacs import GRADED_PREFIX, read_graded, with_graded
 from mtl_utils.data.fov import crop_square, field_of_view
-from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph, typed
+from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph
+from mtl_utils.data.layout import typed
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
-from mtl_utils.runtime import cache_dir, is_synthetic
+from mtl_utils.runtime import cache_dir, data_label, is_synthetic
 
 FORMAT = 1  # raise when the files below change their meaning
 PHOTOGRAPHS, MASKS, ABOUT = "photographs.u8", "masks.u8", "about.json"
@@ -110,6 +112,12 @@ class WorkingCopy:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def label(self) -> str:
+        """How records name the data: 'synthetic set' or 'IDRiD', with ' + graded set' where one was added."""
+        further = self.table.name.str.startswith(GRADED_PREFIX).any()
+        return data_label(self.synthetic) + (" + graded set" if further else "")
 
     @cached_property
     def grades(self) -> np.ndarray:
@@ -204,6 +212,7 @@ def prepare(
     out: str | Path | None = None,
     workers: int | None = None,
     progress: bool = True,
+    graded: str | Path | None = None,
 ) -> WorkingCopy:
     """Make the working copy of a data set, or open it where it is already made.
 
@@ -213,6 +222,7 @@ def prepare(
         out: where to put it; None: in the cache, under the data's fingerprint.
         workers: photographs prepared at a time; None: one per core.
         progress: show a bar.
+        graded: a folder that `read_graded` reads; its photographs are added for training. None: IDRiD alone.
 
     A run that was killed goes on where it stopped and ends with the same bytes. Until it is whole, the copy
     lies in a folder `....part`, which nothing reads.
@@ -223,7 +233,9 @@ def prepare(
     """
     if not 16 <= size <= 4096:
         raise DataError(f"size is {size} px: give a side between 16 and 4096")
-    table = read_idrid(root)
+    table, synthetic = read_idrid(root), is_synthetic(root)
+    if graded is not None:
+        table, synthetic = with_graded(table, read_graded(graded)), synthetic or is_synthetic(graded)
     mark = fingerprint(table)
     out = Path(out).expanduser() if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
     part = out.with_name(f"{out.name}.{mark}-{size}-v{FORMAT}{UNFINISHED}")
@@ -232,9 +244,7 @@ def prepare(
         with FileLock(
             part.with_suffix(".lock")
         ):  # two notebooks that start together: the second waits, then opens
-            return _prepare(
-                table, mark, is_synthetic(root), size, out, part, workers or os.cpu_count() or 1, progress
-            )
+            return _prepare(table, mark, synthetic, size, out, part, workers or os.cpu_count() or 1, progress)
     except OSError as error:
         free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free / 1e6
         raise DataError(

@@ -102,9 +102,9 @@ def he_normal(module: nn.Module) -> None:
     """He's normal initialisation of all convolutions in a module; biases start at 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # Keras, which the paper used, counts a transposed convolution's inputs as those of one output.
-            mode = "fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in"
-            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and
+            # so does Keras, which the paper used.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
 

@@ -1,0 +1,312 @@
+"""Graded sets beside IDRiD: EyePACS in the layout of its Kaggle competition, and any folder with a CSV.
+
+MTUnet learns its grades from EyePACS (1,914 photographs per grade) and is judged on a private set, SiDRP
+(section Performance Study). A set without masks gives the same table as part B of IDRiD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from mtl_utils.data.idrid import SPLIT_FOLDERS, holds_idrid, scan_idrid
+from mtl_utils.data.layout import (
+    IMAGE_SUFFIXES,
+    as_table,
+    existing_folder,
+    folders,
+    match_labels,
+    read_csv,
+    whole_numbers,
+)
+from mtl_utils.errors import DataError
+from mtl_utils.lesions import GRADES
+
+SPLITS = tuple(SPLIT_FOLDERS)
+
+LABEL_FILES = {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}
+PHOTOGRAPH_FOLDERS = {
+    split: (split, f"{split}_images", f"resized_{split}", f"{split}_resized", f"resized_{split}_cropped")
+    for split in SPLITS
+}
+"""Names of the folders at Kaggle and in well-known smaller copies, in lower case; the first that is there."""
+
+# Headers are compared without case, spaces, digits and signs: 'Image ID' and 'image_id' are one.
+COLUMN_NAMES = {
+    "image": ("image", "imageid", "imagename", "idcode", "filename"),
+    "grade": ("grade", "level", "diagnosis", "retinopathygrade", "drgrade"),
+}
+
+GRADED_PREFIX = "graded-"
+"""How the names of a further set's photographs begin in IDRiD's table."""
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _all_photographs(folder: Path) -> list[Path]:
+    """The photographs in a folder and in all folders below it."""
+    own = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    return own + [path for below in folders(folder) for path in _all_photographs(below)]
+
+
+def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """Name without suffix -> file, for all photographs at or below a folder."""
+    found: dict[str, Path] = {}
+    for path in _all_photographs(folder):
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            problems.append(f"{path}: {other} has the same name. Keep one of them, or rename one.")
+    return found
+
+
+def _photograph_name(given: str) -> str:
+    """The name in a CSV without folders and suffix: 'left/10.JPG' is '10', and '10.5' stays '10.5'."""
+    path = Path(given.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+
+
+# --- labels -------------------------------------------------------------------------------------------------
+
+
+def _column(raw: pd.DataFrame, path: Path, wanted: str) -> pd.Series:
+    found = [column for column in raw.columns if re.sub(r"[^a-z]", "", column) in COLUMN_NAMES[wanted]]
+    if len(found) != 1:
+        number = "more than one column" if found else "no column"
+        raise DataError(
+            f"{path} has {number} for the {wanted} (its columns: {', '.join(raw.columns)}). "
+            "Expected: one column image and one column grade, with a comma between them."
+        )
+    return raw[found[0]].str.strip()
+
+
+def scan_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read a CSV file of photographs and grades, and list the rows that are wrong instead of stopping there.
+
+    Headers may be any of `COLUMN_NAMES`. A column `split` may say train or test; other columns are ignored.
+    An image may stand there with or without folder and suffix. A row that comes twice with the same labels
+    counts once.
+
+    Returns:
+        Columns `name` (str), `grade` (0-4, missing where it is wrong) and `split` ('train' or 'test'; 'train'
+        where the CSV has no such column), one row per photograph; and one line per problem.
+
+    Raises:
+        DataError: this is no CSV file, it is empty, or a column is missing.
+    """
+    raw = read_csv(path, "Save it as a CSV file in UTF-8, with the columns image and grade.")
+    table = pd.DataFrame({wanted: _column(raw, path, wanted) for wanted in COLUMN_NAMES})
+    table["split"] = raw["split"].str.strip().str.lower() if "split" in raw else "train"
+    table = table.dropna(subset=["image", "grade"], how="all")
+    if table.empty:
+        raise DataError(f"{path} has no rows. Write one row per photograph: its image and its grade.")
+    grades = whole_numbers(table.grade, GRADES).astype(object)
+    grades = grades.where(grades.notna(), None)
+
+    labels: dict[str, tuple[int | None, str]] = {}
+    problems = []
+    for (index, image, given, split), grade in zip(table.fillna("").itertuples(name=None), grades):
+        where = f"{path}, line {index + 2}"  # the header stands on line 1
+        if not image:
+            problems.append(f"{where}: no image. Write its name, or delete the row.")
+            continue
+        if grade is None:
+            expected = f"expected one of {', '.join(map(str, GRADES))}"
+            problems.append(
+                f"{where}: {image} has grade {given!r}, {expected}. Correct it, or delete row and photograph."
+            )
+        if split not in SPLITS:
+            problems.append(f"{where}: {image} has split {split!r}, expected {' or '.join(SPLITS)}.")
+            split = "train"
+        name = _photograph_name(image)
+        if labels.setdefault(name, (grade, split)) != (grade, split):
+            problems.append(f"{where}: {name} stands there twice, with different labels. Keep the right row.")
+    rows = [(name, grade, split) for name, (grade, split) in labels.items()]
+    return pd.DataFrame(rows, columns=["name", "grade", "split"]).astype({"grade": "Int64"}), problems
+
+
+def _graded_rows(path: Path, folder: Path, problems: list[str], split: str | None = None) -> list[dict]:
+    """Rows for the photographs at or below a folder, with the grades of a CSV file.
+
+    Args:
+        split: of all of them; None: the CSV's column says it.
+    """
+    photographs = _by_name(folder, problems)
+    if not photographs:
+        problems.append(f"{folder}: no photographs there ({', '.join(IMAGE_SUFFIXES)}). Copy them into it.")
+        return []
+    labels = match_labels(path, scan_grades, photographs, problems).reindex(
+        columns=["name", "grade", "split"]
+    )
+    labels["split"] = split or labels.split.astype(object).fillna("train")
+    return [{"part": "B", "image": photographs[row["name"]], **row} for row in labels.to_dict("records")]
+
+
+# --- layouts ------------------------------------------------------------------------------------------------
+
+
+def _label_file(root: Path, split: str) -> Path | None:
+    wanted = LABEL_FILES[split].lower()
+    return next((path for path in sorted(root.iterdir()) if path.name.lower() == wanted), None)
+
+
+def _photograph_folder(root: Path, split: str) -> Path | None:
+    there = {folder.name.lower(): folder for folder in folders(root)}
+    return next((there[name] for name in PHOTOGRAPH_FOLDERS[split] if name in there), None)
+
+
+def scan_eyepacs(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """As `read_eyepacs`, but what is wrong is listed, one line per problem, instead of stopping there.
+
+    Raises:
+        DataError: `root` is no folder.
+    """
+    root = existing_folder(root, f"{LABEL_FILES['train']} and the folder train")
+    rows, problems = [], []
+    for split in SPLITS:
+        path, folder = _label_file(root, split), _photograph_folder(root, split)
+        if split == "test" and path is None and folder is None:
+            continue  # many copies hold the training photographs only
+        if path is None:
+            problems.append(
+                f"{root / LABEL_FILES[split]}: missing. Copy it there from the competition's page, "
+                f"or take away the folder of {split}ing photographs."
+            )
+        elif folder is None:
+            problems.append(
+                f"{root / split}: missing. Unpack the {split}ing photographs there, or take away {path.name}."
+            )
+        else:
+            rows += _graded_rows(path, folder, problems, split)
+    return as_table(rows), problems
+
+
+def scan_graded_folder(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """As `read_graded_folder`, but what is wrong is listed, one line per problem, instead of stopping there.
+
+    Raises:
+        DataError: `root` is no folder.
+    """
+    root = existing_folder(root, "photographs and one CSV file with the columns image and grade")
+    rows, problems = [], []
+    csvs = _csv_files(root)
+    if not csvs:
+        problems.append(f"{root}: no CSV file there. Write one with the columns image and grade.")
+    elif len(csvs) > 1:
+        names = ", ".join(path.name for path in csvs)
+        problems.append(f"{root}: several CSV files ({names}). Keep only the one with the grades there.")
+    else:
+        rows = _graded_rows(csvs[0], root, problems)
+    return as_table(rows), problems
+
+
+def _csv_files(root: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() == ".csv" and not path.name.startswith(".")
+    ]
+
+
+IDRID, EYEPACS, FOLDER = "IDRiD", "EyePACS set", "graded folder"
+SCANS: dict[str, Callable[[str | Path], tuple[pd.DataFrame, list[str]]]] = {
+    IDRID: lambda root: scan_idrid(root, parts="B"),
+    EYEPACS: scan_eyepacs,
+    FOLDER: scan_graded_folder,
+}
+"""What reads the graded photographs of each layout."""
+
+
+def layout_of(root: str | Path) -> str:
+    """Which layout a folder has: one of `SCANS`.
+
+    Raises:
+        DataError: `root` is no folder, or has none of them.
+    """
+    root = existing_folder(root, "a data set")
+    if any(_label_file(root, split) for split in SPLITS):
+        return EYEPACS
+    if holds_idrid(root):
+        return IDRID
+    if _csv_files(root):
+        return FOLDER
+    raise DataError(
+        f"{root} has no layout that the course knows. There are:",
+        [
+            "IDRiD: the folders 'A. Segmentation' and 'B. Disease Grading'",
+            f"EyePACS: {LABEL_FILES['train']} and the folder train, as at Kaggle",
+            "a folder of your own: photographs, and one CSV file with the columns image and grade",
+        ],
+    )
+
+
+def _read(root: str | Path, layout: str) -> pd.DataFrame:
+    table, problems = SCANS[layout](root)
+    if problems:
+        raise DataError(f"{root} is not a whole {layout} ('mtl data check' says the same):", problems)
+    return table
+
+
+def read_eyepacs(root: str | Path) -> pd.DataFrame:
+    """One row per photograph of EyePACS, in the layout of Kaggle's 'diabetic-retinopathy-detection'.
+
+    Args:
+        root: the folder that holds trainLabels.csv (image, level) and the folder train. The testing
+            photographs may be there too: retinopathy_solution.csv and the folder test. For other names of
+            these folders see `PHOTOGRAPH_FOLDERS`.
+
+    Returns:
+        A table like that of `read_idrid`: part 'B', grade 0-4, no dme and no masks.
+
+    Raises:
+        DataError: anything is missing or out of range; `problems` has a line for each.
+    """
+    return _read(root, EYEPACS)
+
+
+def read_graded_folder(root: str | Path) -> pd.DataFrame:
+    """One row per photograph of a folder of one's own.
+
+    Args:
+        root: a folder with one CSV file (see `scan_grades`); the photographs lie beside it or in folders
+            below.
+
+    Returns:
+        A table like that of `read_idrid`: part 'B', grade 0-4, no dme and no masks; split 'train' where the
+        CSV names none.
+
+    Raises:
+        DataError: anything is missing or out of range; `problems` has a line for each.
+    """
+    return _read(root, FOLDER)
+
+
+def read_graded(root: str | Path) -> pd.DataFrame:
+    """The graded photographs of a folder in any layout of `SCANS`; of IDRiD part B.
+
+    Raises:
+        DataError: no such layout, or anything is missing or out of range.
+    """
+    return _read(root, layout_of(root))
+
+
+def with_graded(table: pd.DataFrame, graded: pd.DataFrame) -> pd.DataFrame:
+    """IDRiD's table with the photographs of a further set, all of them for training.
+
+    That is MTUnet's way: it learns from Kaggle's training and test photographs together.
+
+    Args:
+        table: from `read_idrid`.
+        graded: from `read_graded`. Its names become 'graded-train-10_left' and so on, since both sets may
+            have a photograph of one name.
+    """
+    names = GRADED_PREFIX + graded.split + "-" + graded.name
+    further = graded.assign(split="train", name=names)
+    return as_table([*table.to_dict("records"), *further.to_dict("records")])

@@ -228,7 +228,9 @@ def draw_variants(
         Patch(facecolor=(*to_rgb(TASK_COLOURS[task]), 0.14), edgecolor=TASK_COLOURS[task], label=text)
         for text, task in texts.items()
     ]
-    patches.append(Patch(facecolor=(*to_rgb(PLAIN), 0.14), edgecolor=PLAIN, linestyle="--", label="nobody (frozen)"))
+    patches.append(
+        Patch(facecolor=(*to_rgb(PLAIN), 0.14), edgecolor=PLAIN, linestyle="--", label="nobody (frozen)")
+    )
     title = "learns from"
     figure.legend(handles=patches, title=title, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -432,7 +434,15 @@ def paired_intervals(table: pd.DataFrame, names: Mapping[str, str], title: str) 
         table: as `records.paired_difference`: difference, low, high, p and seeds for each metric.
         names: metric -> its name in the figure; a metric that the table lacks is left out.
         title: of the figure; says what is compared, and on what data.
+
+    An empty table gives an empty figure that says so.
     """
+    if table.empty:
+        figure, ax = plt.subplots(figsize=(8.6, 1.2), layout="constrained")
+        ax.text(0.5, 0.5, "no recorded runs of both with two seeds yet", ha="center", va="center")
+        ax.set_title(title, fontsize=11)
+        ax.set_axis_off()
+        return figure
     shown = table.loc[[metric for metric in names if metric in table.index]]
     figure, ax = plt.subplots(figsize=(8.6, 1.4 + 0.42 * len(shown)), layout="constrained")
     ax.axvline(0, color="black", linewidth=1.2)

@@ -130,7 +130,11 @@ def answers_per_pixel(
     """
     colours = ("#CC79A7", "#D9D9D9", "#0072B2")
     figure, axes = plt.subplots(
-        1 + len(counts), len(images), figsize=(8.6, 2.3 * (1 + len(counts))), layout="constrained"
+        1 + len(counts),
+        len(images),
+        figsize=(8.6, 2.6 * (1 + len(counts))),
+        layout="constrained",
+        squeeze=False,
     )
     for ax, image in zip(axes[0], images, strict=True):
         show_picture(ax, image, "photograph")

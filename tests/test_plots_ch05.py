@@ -167,14 +167,13 @@ def test_erased_marks_are_those_of_grade_0() -> None:
     assert np.allclose(means, [5, 20])
 
 
-def test_confidence_has_a_panel_for_what_is_kept_and_one_for_dice() -> None:
+def test_confidence_has_a_panel_for_each_kind_of_number() -> None:
     groups = ("red", "yellow", "disc")
-    columns = {f"kept/{group}": [1.0, 0.4] for group in groups} | {
-        f"dice/{group}": [0.2, 0.1] for group in groups
-    }
-    left, right = plots.confidence_thresholds(pd.DataFrame(columns, index=[0.0, 0.9]), "IDRiD").axes
-    assert [line.get_ydata().tolist() for line in left.lines] == [[1.0, 0.4]] * 3
-    assert [line.get_ydata().tolist() for line in right.lines] == [[0.2, 0.1]] * 3
+    panels = {"kept": [1.0, 0.4], "right": [0.5, 0.9], "dice": [0.2, 0.1]}
+    columns = {f"{kind}/{group}": values for kind, values in panels.items() for group in groups}
+    figure = plots.confidence_thresholds(pd.DataFrame(columns, index=[0.0, 0.9]), "IDRiD")
+    for ax, values in zip(figure.axes, panels.values(), strict=True):
+        assert [line.get_ydata().tolist() for line in ax.lines] == [values] * 3
 
 
 def test_intervals_on_one_side_of_zero_look_different() -> None:

@@ -132,7 +132,7 @@ def answers_per_pixel(
     figure, axes = plt.subplots(
         1 + len(counts),
         len(images),
-        figsize=(8.6, 2.6 * (1 + len(counts))),
+        figsize=(7.8, 2.6 * (1 + len(counts))),
         layout="constrained",
         squeeze=False,
     )
@@ -399,9 +399,10 @@ def erased_shares(table: pd.DataFrame, label: str) -> Figure:
         ax.hlines(means, means.index - 0.32, means.index + 0.32, color="black", linewidth=2, label="mean")
         ax.set(xticks=list(GRADES), xlabel="grade", ylim=(-0.04 * 100 * max(table[group].max(), 1e-4), None))
         ax.set_title(GROUP_NAMES[group], fontsize=10.5)
-        ax.legend(frameon=False, fontsize=9, loc="upper left")
         open_frame(ax)
     axes[0, 0].set_ylabel("marked pixels, %")
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
     figure.suptitle(f"What the first network marks as disease ({label})")
     return figure
 
@@ -410,12 +411,12 @@ def confidence_thresholds(table: pd.DataFrame, label: str) -> Figure:
     """What a smallest confidence costs and brings.
 
     Args:
-        table: index the smallest confidence; columns `kept/GROUP` (share of the marked pixels that stay) and
-            `dice/GROUP`.
+        table: index the smallest confidence; columns `kept/GROUP` (share of the marked pixels that stay),
+            `right/GROUP` (share of these that are right; NaN where none is left) and `dice/GROUP`.
         label: names the data in the title.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained", sharey=True)
-    panels = {"kept": "share of the made marks that is kept", "dice": "Dice of what is kept"}
+    figure, axes = plt.subplots(1, 3, figsize=(8.6, 3.6), layout="constrained", sharey=True)
+    panels = {"kept": "marks that are kept", "right": "of these, right", "dice": "Dice of what is kept"}
     marks = dict(zip(GROUP_NAMES, "osD", strict=True))
     for ax, (kind, title) in zip(axes, panels.items(), strict=True):
         for group, name in GROUP_NAMES.items():

@@ -235,7 +235,9 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
         # Wide at the end and narrow before: so it draws the disc and yellow lesions after some 100 steps.
         "cpu": {
             **SIZES[MTUNET]["cpu"],
-            **_square(96),
+            "grading_size": 96,
+            "segmentation_size": 192,
+            "crop_size": 96,
             "decoder_channels": (128, 64, 64, 32, 32),
             "epochs": 5,
             "lr_gamma": 0.9,

@@ -232,15 +232,14 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
     },
     MTUNET: {
         **SIZES[MTUNET],
-        # A wide last block: a step costs the same, and lesions come out sooner.
         "cpu": {
             **SIZES[MTUNET]["cpu"],
-            **_square(96),
-            "decoder_channels": (128, 64, 64, 32, 32),
-            "lr_gamma": 0.9,
-            "steps_per_epoch": 20,
+            "grading_size": 128,
+            "segmentation_size": 256,
+            "crop_size": 128,
+            "steps_per_epoch": 14,
         },
-        "gpu": {**SIZES[MTUNET]["gpu"], **_square(256), "epochs": 8, "lr_gamma": 0.7},
+        "gpu": {**SIZES[MTUNET]["gpu"], "epochs": 8, "lr_gamma": 0.7},
     },
 }
 

@@ -232,12 +232,14 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
     },
     MTUNET: {
         **SIZES[MTUNET],
+        # Wide at the end and narrow before: so it draws the disc and yellow lesions after some 100 steps.
         "cpu": {
             **SIZES[MTUNET]["cpu"],
-            "grading_size": 128,
-            "segmentation_size": 256,
-            "crop_size": 128,
-            "steps_per_epoch": 14,
+            **_square(96),
+            "decoder_channels": (128, 64, 64, 32, 32),
+            "epochs": 5,
+            "lr_gamma": 0.9,
+            "steps_per_epoch": 32,
         },
         "gpu": {**SIZES[MTUNET]["gpu"], "epochs": 8, "lr_gamma": 0.7},
     },

@@ -39,6 +39,22 @@ from mtl_utils.plots.grading import (
     kappa_example,
     learning_curves,
 )
+from mtl_utils.plots.mtunet import (
+    CLASS_COLOURS,
+    answers_per_pixel,
+    balanced_grades,
+    class_picture,
+    confidence_thresholds,
+    draw_variants,
+    erased_shares,
+    label_gap,
+    label_space_steps,
+    made_beside_truth,
+    paired_intervals,
+    pixel_loss,
+    sheet_with_masks,
+    upsampling_steps,
+)
 from mtl_utils.plots.segmentation import (
     FALSE_ALARM,
     HIT,

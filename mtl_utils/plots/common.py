@@ -81,8 +81,8 @@ def open_frame(*axes: Axes) -> None:
 
 
 def curve_style(column: str) -> dict:
-    """Look of a curve: a lesion in its colour; else training and validation apart."""
+    """Look of a curve: a lesion or group in its colour; else training and validation apart."""
     lesion = column.rsplit("/", 1)[-1]
-    if lesion in LESIONS:
-        return {"color": LESION_COLOURS[lesion], "linewidth": 2.2, "path_effects": _EDGE}
+    if lesion in COLOURS:
+        return {"color": COLOURS[lesion], "linewidth": 2.2, "path_effects": _EDGE}
     return {"color": TRAINING if column.startswith("train/") else VALIDATION, "linewidth": 2}

@@ -243,7 +243,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             "lr_gamma": 0.9,
             "steps_per_epoch": 32,
         },
-        "gpu": {**SIZES[MTUNET]["gpu"], "epochs": 8, "lr_gamma": 0.7},
+        "gpu": {**SIZES[MTUNET]["gpu"], **_square(384), "epochs": 8, "lr_gamma": 0.7},
     },
 }
 

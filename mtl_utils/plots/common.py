@@ -71,7 +71,7 @@ def grid(rows: int, columns: int, side: float = 2.6) -> tuple[Figure, np.ndarray
 TRAINING, VALIDATION, PLAIN = "#0072B2", "#D55E00", "#666666"
 
 
-_EDGE = [withStroke(linewidth=3.6, foreground="#333333")]  # yellow on white needs an edge
+EDGE = [withStroke(linewidth=3.6, foreground="#333333")]  # yellow on white needs an edge
 
 
 def open_frame(*axes: Axes) -> None:
@@ -84,5 +84,5 @@ def curve_style(column: str) -> dict:
     """Look of a curve: a lesion or group in its colour; else training and validation apart."""
     lesion = column.rsplit("/", 1)[-1]
     if lesion in COLOURS:
-        return {"color": COLOURS[lesion], "linewidth": 2.2, "path_effects": _EDGE}
+        return {"color": COLOURS[lesion], "linewidth": 2.2, "path_effects": EDGE}
     return {"color": TRAINING if column.startswith("train/") else VALIDATION, "linewidth": 2}

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from mtl_utils.lesions import GRADES, GROUP_COLOURS, GROUP_NAMES
 from mtl_utils.plots.common import (
-    _EDGE,
+    EDGE,
     PLAIN,
     TRAINING,
     VALIDATION,
@@ -420,7 +420,7 @@ def confidence_thresholds(table: pd.DataFrame, label: str) -> Figure:
     marks = dict(zip(GROUP_NAMES, "osD", strict=True))
     for ax, (kind, title) in zip(axes, panels.items(), strict=True):
         for group, name in GROUP_NAMES.items():
-            look = {"color": GROUP_COLOURS[group], "linewidth": 2.2, "path_effects": _EDGE}
+            look = {"color": GROUP_COLOURS[group], "linewidth": 2.2, "path_effects": EDGE}
             ax.plot(table.index, table[f"{kind}/{group}"], marks[group] + "-", label=name, **look)
         ax.set(xlabel="smallest confidence of a mark", ylim=(-0.03, 1.03))
         ax.set_title(title, fontsize=10.5)

@@ -241,7 +241,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             "decoder_channels": (128, 64, 64, 32, 32),
             "epochs": 5,
             "lr_gamma": 0.9,
-            "steps_per_epoch": 32,
+            "steps_per_epoch": 28,
         },
         "gpu": {**SIZES[MTUNET]["gpu"], **_square(384), "epochs": 8, "lr_gamma": 0.7},
     },

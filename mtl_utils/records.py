@@ -367,7 +367,7 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     rows = []
     for name, (title, values) in paper.rows.items():
         printed = dict(zip(paper.columns, map(_shown, values), strict=True))
-        rows.append({"run": f"{title} ({table})", "protocol": "paper", **printed})
+        rows.append({"run": f"paper: {title}", "protocol": "paper", **printed})
         for each in () if paper.private else (name, *paper.also.get(name, ())):
             alike: dict[tuple, list[dict]] = {}
             for record in records:

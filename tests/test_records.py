@@ -83,7 +83,7 @@ def test_runs_with_several_seeds_are_averaged_and_others_are_not():
     # 40, 50 and 60 % have the mean 50 and the standard deviation 10.
     assert list(ours["Red lesions"]) == ["50.00 ± 10.00", 90.0]
     assert list(ours.seed) == ["0, 1, 2", "0"]
-    printed = shown[shown.run == "MTUNet (MTUnet, Table 2)"].iloc[0]
+    printed = shown[shown.run == "paper: MTUNet"].iloc[0]
     assert (printed["Red lesions"], printed["Yellow lesions"]) == ("75.15 ± 0.78", "84.27 ± 0.46")
     # Runs that answer the same question stand below the paper's row, pending where nobody made them.
     assert list(shown.run[-2:]) == ["ours: mtunet-c", "ours: mtunet-initial"]

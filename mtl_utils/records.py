@@ -112,7 +112,7 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
         "device": device_name(default_device()),
-        "precision": precision(),
+        "precision": precision(config.system),
         "seconds": round(result.seconds, 1),
         "epochs": len(result.history),
         "peak_memory_gib": peak_memory(),

@@ -47,6 +47,7 @@ MADE_SHARE = 0.5
 masks would hardly be seen any more."""
 
 SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", *ARCHITECTURES)
+DILATED = ("deeplabv3", "deeplabv3plus")
 FIRST = "first"
 """Folder, inside a run's, of the network that is trained before: see `Config.first_tasks`."""
 LABELS = "made-labels"
@@ -306,6 +307,11 @@ class MultiTaskModule(L.LightningModule):
         self.scores.update(task, self.network(batch["image"], tasks=(task,))[task], batch)
 
     def on_validation_epoch_start(self) -> None:
+        if not all(torch.isfinite(step["loss"]) for step in self._train_losses):
+            raise MTLError(
+                f"{self.config.name}: the loss is not a number in epoch {self.current_epoch + 1}. The "
+                "checkpoints of earlier epochs are whole. Train anew with a lower learning_rate."
+            )
         self.scores = Scores(self.config.tasks, self.config.space)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -459,13 +465,17 @@ def workers() -> int:
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
-def precision() -> str:
+def precision(system: str = "shared-encoder") -> str:
     """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU,
     float32 on a CPU.
+
+    The DeepLabs always take float32 on a CPU: there the gradient of their dilated depthwise convolutions is
+    now and then not a number in bfloat16 (torch 2.15).
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if torch.cpu.get_capabilities().get("avx512_bf16") else "32-true"
+    fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
+    return "bf16-mixed" if fast else "32-true"
 
 
 class EpochLines(Callback):
@@ -511,7 +521,7 @@ def _trainer(config: Config, **settings) -> L.Trainer:
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
         devices=1,
-        precision=precision(),
+        precision=precision(config.system),
         deterministic="warn",
         logger=False,
         num_sanity_val_steps=0,

@@ -32,6 +32,7 @@ from mtl_utils.training import (
     fit,
     load_config,
     load_model,
+    precision,
 )
 
 
@@ -118,6 +119,21 @@ def test_a_finished_run_is_not_trained_further(undisturbed, synthetic_copy):
     again = fit(undisturbed.config, synthetic_copy, undisturbed.folder, resume=True, progress=False)
     assert same_history(undisturbed.history, again.history)
     assert undisturbed.checkpoint("last").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run(synthetic_copy, tmp_path):
+    # Weights that grow without bound: infinite after a few steps, and infinity minus infinity is no number.
+    config = experiment("grading-only", "smoke", learning_rate=1e30)
+    with pytest.raises(MTLError, match="not a number in epoch 1"):
+        fit(config, synthetic_copy, tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a matter of processors")
+def test_the_deeplabs_take_float32_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert (precision(), precision("unet")) == ("bf16-mixed", "bf16-mixed")
+    assert precision("deeplabv3") == precision("deeplabv3plus") == "32-true"
 
 
 def test_a_run_goes_on_with_its_own_data_only(undisturbed, synthetic_copy):

@@ -239,7 +239,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             "segmentation_size": 192,
             "crop_size": 96,
             "decoder_channels": (128, 64, 64, 32, 32),
-            "epochs": 5,
+            "epochs": 4,
             "lr_gamma": 0.9,
             "steps_per_epoch": 28,
         },

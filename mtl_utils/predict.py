@@ -16,7 +16,7 @@ import torch
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from mtl_utils.data.augment import report_recipe
+from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
 from mtl_utils.data.idrid import open_picture
 from mtl_utils.data.prepare import shrink
@@ -134,7 +134,7 @@ def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray
 
 def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
     size = config.grading_size if task == "grading" else config.segmentation_size
-    picture = report_recipe(task, train=False, image_size=size)(image=square)["image"]
+    picture = resize_recipe(size)(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
     return network(batch.to(next(network.parameters()).device), tasks=(task,))[task][0].float()
 

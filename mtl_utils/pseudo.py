@@ -171,7 +171,6 @@ def make_labels(
     folder: str | Path,
     maker: str,
     progress: bool = True,
-    **facts: object,
 ) -> LabelStore:
     """Let a network label photographs, and keep what it says. A stopped run goes on where it was.
 
@@ -184,7 +183,6 @@ def make_labels(
         folder: takes the store.
         maker: what the network is known by, as `file_digest` of its checkpoint.
         progress: show a bar.
-        **facts: more about the maker, kept in `about`.
 
     Raises:
         DataError: `folder` holds labels of another network, other photographs or another size.
@@ -197,7 +195,6 @@ def make_labels(
         "size": size,
         "tasks": list(network.tasks),
         "rows": rows,
-        **facts,
     }
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -251,11 +248,10 @@ class WithMadeLabels:
     Args:
         copy: the working copy.
         store: made labels of some of its photographs.
-        min_confidence: see `LabelStore.marked`.
     """
 
-    def __init__(self, copy: WorkingCopy, store: LabelStore, min_confidence: float = 0.0):
-        self.copy, self.store, self.min_confidence = copy, store, min_confidence
+    def __init__(self, copy: WorkingCopy, store: LabelStore):
+        self.copy, self.store = copy, store
 
     def image(self, row: int) -> np.ndarray:
         """RGB, uint8 (size, size, 3)."""
@@ -279,7 +275,7 @@ class WithMadeLabels:
         """uint8 0/1 (5, size, size), channels as in `LESIONS`; a made one by way of `LabelSpace.lesions`."""
         if self.copy.has_mask(row):
             return self.copy.mask(row)
-        made = self.store.marked(row, self.copy.grades[row], self.min_confidence)
+        made = self.store.marked(row, self.copy.grades[row])
         return self.store.space.lesions(_to_side(made, self.copy.size))
 
 
@@ -287,6 +283,16 @@ def _to_side(masks: np.ndarray, size: int) -> np.ndarray:
     """Nearest neighbour: classes have no values in between."""
     places = (np.arange(size) * masks.shape[-1]) // size
     return masks[:, places][:, :, places]
+
+
+def true_masks(store: LabelStore, copy: WorkingCopy, rows: Sequence[int]) -> np.ndarray:
+    """True masks as the store would hold them, to lay beside `LabelStore.marked`.
+
+    Returns:
+        0 or 1, float32 (N, groups, size, size).
+    """
+    data = FundusDataset(copy, rows, resize_recipe(store.about["size"]), space=store.space)
+    return store.space.of_marked(torch.stack([sample["mask"] for sample in data])).numpy()
 
 
 def compare_with_truth(
@@ -308,12 +314,49 @@ def compare_with_truth(
     Returns:
         As `SegmentationMetrics.compute`, in the store's label space; its AUPR is that of a yes or no.
     """
-    space, metrics = store.space, SegmentationMetrics(space=store.space)
-    truth = FundusDataset(copy, rows, resize_recipe(store.about["size"]), space=space)
-    for sample, row in zip(truth, rows, strict=True):
-        made = torch.from_numpy(store.marked(int(row), min_confidence=min_confidence)).float()
-        metrics.update(made[None], space.of_marked(sample["mask"][None]))
+    metrics = SegmentationMetrics(space=store.space)
+    made = np.stack([store.marked(int(row), min_confidence=min_confidence) for row in rows])
+    metrics.update(made.astype(np.float32), true_masks(store, copy, rows))
     return metrics.compute(n_bootstrap)
+
+
+def by_confidence(
+    store: LabelStore, copy: WorkingCopy, rows: Sequence[int], levels: Sequence[float]
+) -> pd.DataFrame:
+    """What would a threshold do? Made masks of which only the sure marks are kept, beside the true ones.
+
+    Args:
+        store, copy, rows: as in `compare_with_truth`.
+        levels: smallest confidences (`LabelStore.marked`), 0-1.
+
+    Returns:
+        A row per level; for each group `kept/GROUP`, the share of all made marks that are kept;
+        `right/GROUP`, the share of these that are right; `dice/GROUP`, pooled. NaN: a share of nothing.
+    """
+    truth = true_masks(store, copy, rows).astype(bool)
+
+    def areas(level: float) -> tuple[np.ndarray, np.ndarray]:
+        made = np.stack([store.marked(int(row), min_confidence=level) for row in rows]).astype(bool)
+        return made.sum((0, 2, 3)), (made & truth).sum((0, 2, 3))
+
+    everything, _ = areas(0.0)
+    lines = []
+    with np.errstate(invalid="ignore"):
+        for level in levels:
+            kept, right = areas(level)
+            shares = {
+                "kept": kept / everything,
+                "right": right / kept,
+                "dice": 2 * right / (kept + truth.sum((0, 2, 3))),
+            }
+            lines.append(
+                {
+                    f"{kind}/{group}": value
+                    for kind, values in shares.items()
+                    for group, value in zip(store.space.marked, values, strict=True)
+                }
+            )
+    return pd.DataFrame(lines, index=list(levels))
 
 
 def erased(store: LabelStore, copy: WorkingCopy, rows: Sequence[int]) -> pd.DataFrame:

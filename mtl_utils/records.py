@@ -419,7 +419,8 @@ def _our_row(runs: list[dict], paper: PaperTable) -> dict:
 
 
 def paired_difference(records: list[dict], one: str, other: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Is one experiment better than another? Runs with the same seed are compared, as in MTUnet's paper.
+    """Is one experiment better than another? Runs with the same seed (and data, split, protocol and profile)
+    are compared, as in MTUnet's paper.
 
     Args:
         records: from `load_records`.
@@ -437,15 +438,17 @@ def paired_difference(records: list[dict], one: str, other: str, metrics: Sequen
     >>> table.difference.round(3).item(), table.p.round(3).item()  # differences 0.1 and 0.2: t = 3
     (0.15, 0.205)
     """
-    by_seed = {
-        name: {run["seed"]: run for run in records if run["experiment"] == name} for name in (one, other)
+    alike = ("seed", "data", "split", "protocol", "profile")
+    runs = {
+        name: {tuple(map(run.get, alike)): run for run in records if run["experiment"] == name}
+        for name in (one, other)
     }
-    seeds = sorted(by_seed[one].keys() & by_seed[other].keys())
-    if len(seeds) < 2:
+    pairs = [pair for pair in runs[one] if pair in runs[other]]
+    if len(pairs) < 2:
         return pd.DataFrame()
     rows = {}
     for metric in metrics:
-        values = [np.array([by_seed[name][seed][metric] for seed in seeds]) for name in (one, other)]
+        values = [np.array([runs[name][pair][metric] for pair in pairs]) for name in (one, other)]
         test = stats.ttest_rel(*values)
         low, high = test.confidence_interval(0.95)
         means = dict(zip((one, other), map(np.mean, values), strict=True))
@@ -454,6 +457,6 @@ def paired_difference(records: list[dict], one: str, other: str, metrics: Sequen
             "low": low,
             "high": high,
             "p": test.pvalue,
-            "seeds": len(seeds),
+            "seeds": len(pairs),
         }
     return pd.DataFrame(rows).T

@@ -32,7 +32,7 @@ from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics
 from mtl_utils.pseudo import LabelStore, WithMadeLabels, file_digest, make_labels
 from mtl_utils.runtime import default_device, seed_everything
 from mtl_utils.systems.base import TASKS, FundusNetwork
-from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
+from mtl_utils.systems.baselines import ARCHITECTURES, DILATED, LesionBaseline
 from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
 
@@ -47,7 +47,6 @@ MADE_SHARE = 0.5
 masks would hardly be seen any more."""
 
 SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", *ARCHITECTURES)
-DILATED = ("deeplabv3", "deeplabv3plus")
 FIRST = "first"
 """Folder, inside a run's, of the network that is trained before: see `Config.first_tasks`."""
 LABELS = "made-labels"
@@ -247,8 +246,7 @@ class Scores:
 
 
 Batches = dict[str, dict[str, torch.Tensor]]
-Answers = dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
-"""Task -> logits, and the batch with the labels that belong to them."""
+"""Task -> batch, as a loader gives it."""
 
 
 class MultiTaskModule(L.LightningModule):
@@ -268,35 +266,31 @@ class MultiTaskModule(L.LightningModule):
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
         # makes one loader more. Seeded per step, it repeats an undisturbed run.
         torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
-        answers = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
-        losses = {
-            task: task_loss(task, logits, labels, self.config.space)
-            for task, (logits, labels) in answers.items()
-        }
+        logits = self._one_pass(batch) if self.config.one_pass else self._pass_per_task(batch)
+        losses = {task: task_loss(task, logits[task], batch[task], self.config.space) for task in batch}
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(
             {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
         )
         return total
 
-    def _pass_per_task(self, batch: Batches) -> Answers:
+    def _pass_per_task(self, batch: Batches) -> dict[str, torch.Tensor]:
         """The report's way: the tasks' photographs differ, so the encoder runs once for each task."""
-        return {task: (self.network(part["image"], (task,))[task], part) for task, part in batch.items()}
+        return {task: self.network(part["image"], tasks=(task,))[task] for task, part in batch.items()}
 
-    def _one_pass(self, batch: Batches) -> Answers:
-        """All photographs go through the encoder together, and each head takes those of its own task.
+    def _one_pass(self, batch: Batches) -> dict[str, torch.Tensor]:
+        """All photographs go through the encoder together, and each task's head takes its own.
 
         Batch normalisation is why. Whole photographs and crops have different statistics. With a pass per
         task it learns with each task's own, but keeps one running average of both, which fits neither when
         the network is judged.
         """
+        sizes = [len(part["image"]) for part in batch.values()]
         features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
-        counts = [len(part["image"]) for part in batch.values()]
-        answers = {}
-        for task, *own in zip(batch, *(level.split(counts) for level in features), strict=True):
-            own = [level.contiguous(memory_format=torch.channels_last) for level in own]
-            answers[task] = (self.network.heads(own, (task,))[task], batch[task])
-        return answers
+        by_task = zip(*(level.split(sizes) for level in features), strict=True)
+        return {
+            task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
+        }
 
     def on_train_epoch_start(self) -> None:
         self._train_losses = []
@@ -465,7 +459,7 @@ def workers() -> int:
     return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 
-def precision(system: str = "shared-encoder") -> str:
+def precision(system: str) -> str:
     """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU,
     float32 on a CPU.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from functools import partial
 from math import log
 from pathlib import Path
 
@@ -27,11 +25,13 @@ from mtl_utils.pseudo import (
     GRADING,
     LabelStore,
     WithMadeLabels,
+    by_confidence,
     compare_with_truth,
     erased,
     file_digest,
     made_grades,
     make_labels,
+    true_masks,
 )
 from mtl_utils.systems.base import FundusNetwork
 
@@ -311,12 +311,6 @@ def test_a_true_label_comes_first(store):
     assert both.mask(4)[LESIONS.index("HE")].sum() == 2
 
 
-def test_min_confidence_reaches_the_made_masks_only(store):
-    sure = WithMadeLabels(Album(), store, min_confidence=0.7)
-    assert sure.mask(2).sum(axis=(1, 2)).tolist() == [2, 2, 4, 4, 4]
-    assert np.array_equal(sure.mask(0), Album().mask(0))
-
-
 def test_a_store_of_some_photographs_or_of_one_task(tmp_path):
     some = WithMadeLabels(Album(), label(tmp_path / "some", rows=[2, 0]))
     assert [some.has_mask(row) for row in range(6)] == [True, False, True, False, True, False]
@@ -371,6 +365,26 @@ def test_made_masks_against_others_by_hand(store):
     assert low == pytest.approx(2 / 5) and high == pytest.approx(4 / 7)  # one photograph twice, or the other
 
 
+def test_true_masks_lie_beside_the_made_ones(store):
+    truth = true_masks(store, Album(), [4, 0])
+    assert truth.shape == (2, 3, SIDE, SIDE)
+    for place, painting in enumerate((painted(1), painted(3))):
+        assert np.array_equal(truth[place], [painting == group for group in (RED, YELLOW, DISC)])
+
+
+def test_what_a_threshold_does_by_hand(store):
+    table = by_confidence(store, Album(), [0, 4], (0.0, 0.7, 0.9))
+    # Red: 1 + 5 marks, of which 1 + 2 are right; 4 + 2 are true. From 0.7 on the unsure first column goes:
+    # 0 + 4 marks, of which 1 is right. From 0.9 on nothing is left.
+    assert table["kept/red"].tolist() == pytest.approx([1, 4 / 6, 0])
+    assert table["right/red"].tolist() == pytest.approx([3 / 6, 1 / 4, np.nan], nan_ok=True)
+    assert table["dice/red"].tolist() == pytest.approx([2 * 3 / (6 + 6), 2 * 1 / (4 + 6), 0])
+    for level in table.index:  # the two ways to judge a threshold agree
+        scores = compare_with_truth(store, Album(), [0, 4], min_confidence=level)
+        for name in ("red", "yellow", "disc"):
+            assert table[f"dice/{name}"][level] == pytest.approx(scores[f"segmentation/dice/{name}"])
+
+
 def test_what_erasing_takes_away(store):
     table = erased(store, Album(), [3, 2, 0])
     assert list(table.columns) == ["row", "grade", "red", "yellow"]
@@ -393,12 +407,3 @@ def test_made_grades_beside_the_true_ones(store, tmp_path):
     assert made_grades(store, album, [0, 4]).row.tolist() == [0]
     masks_only = label(tmp_path, Reader(("segmentation",)))
     assert made_grades(masks_only, album, [0, 4]).empty
-
-
-def test_facts_about_the_maker_are_kept(tmp_path):
-    make = partial(label, tmp_path)
-    store = make(epochs=3)
-    assert json.loads((tmp_path / ABOUT).read_text())["epochs"] == 3 == store.about["epochs"]
-    assert make(epochs=3).about == store.about
-    with pytest.raises(DataError, match="differ in: epochs"):
-        make(epochs=4)

@@ -5,8 +5,10 @@ Functions draw into a new figure and return it; the notebook shows what it gets.
 
 from mtl_utils.plots.common import (
     PLAIN,
+    TASK_COLOURS,
     TRAINING,
     VALIDATION,
+    count_parameters,
     grid,
     lesion_legend,
     overlay,
@@ -70,11 +72,9 @@ from mtl_utils.plots.segmentation import (
     unet,
 )
 from mtl_utils.plots.shared_encoder import (
-    TASK_COLOURS,
     batch_statistics,
     best_of_checkpoints,
     compare_histories,
-    count_parameters,
     difference_intervals,
     draw_shared_encoder,
     encoder_pull,

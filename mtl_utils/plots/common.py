@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib.pyplot as plt
@@ -14,6 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from mtl_utils.lesions import GROUP_COLOURS, GROUP_NAMES, LESION_COLOURS, LESION_NAMES, LESIONS
+
+if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
+    from torch import nn
+
+    from mtl_utils.systems.base import FundusNetwork
 
 COLOURS = LESION_COLOURS | GROUP_COLOURS
 NAMES = {lesion: f"{name} ({lesion})" for lesion, name in LESION_NAMES.items()} | GROUP_NAMES
@@ -69,8 +75,7 @@ def grid(rows: int, columns: int, side: float = 2.6) -> tuple[Figure, np.ndarray
 
 
 TRAINING, VALIDATION, PLAIN = "#0072B2", "#D55E00", "#666666"
-
-
+TASK_COLOURS = {"grading": TRAINING, "segmentation": VALIDATION, "both": "#007A5A"}
 EDGE = [withStroke(linewidth=3.6, foreground="#333333")]  # yellow on white needs an edge
 
 
@@ -86,3 +91,41 @@ def curve_style(column: str) -> dict:
     if lesion in COLOURS:
         return {"color": COLOURS[lesion], "linewidth": 2.2, "path_effects": EDGE}
     return {"color": TRAINING if column.startswith("train/") else VALIDATION, "linewidth": 2}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a part of a network learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def measured_shapes(network: FundusNetwork, size: int) -> dict[str, list[tuple[int, int]]]:
+    """(channels, side) of what passes in a network, read while one black picture of side `size` does.
+
+    Returns:
+        'encoder': every level; 'decoder': every block, empty where there is none; 'grader': every level of
+        MTUnet-B's second encoder, empty in others.
+    """
+    import torch
+
+    passed: dict[str, list[tuple[int, int]]] = {"decoder": [], "grader": []}
+
+    def note(kind: str):
+        def hook(module, inputs, output) -> None:
+            levels = output if isinstance(output, list) else [output]
+            passed[kind] += [tuple(level.shape[1:3]) for level in levels]
+
+        return hook
+
+    parts = [("decoder", block) for block in network.decoder.blocks] if hasattr(network, "decoder") else []
+    parts += [("grader", network.grader)] if hasattr(network, "grader") else []
+    hooks = [part.register_forward_hook(note(kind)) for kind, part in parts]
+    training = network.training
+    try:
+        with torch.inference_mode():
+            levels = network.eval().features(torch.zeros(1, 3, size, size, device=network.mean.device))
+            network.heads(levels, network.tasks)
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return {"encoder": [tuple(level.shape[1:3]) for level in levels], **passed}

@@ -15,16 +15,18 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from mtl_utils.lesions import GRADES, GROUP_COLOURS, GROUP_NAMES
 from mtl_utils.plots.common import (
-    EDGE,
     PLAIN,
+    TASK_COLOURS,
     TRAINING,
     VALIDATION,
+    count_parameters,
+    curve_style,
     lesion_legend,
+    measured_shapes,
     open_frame,
     overlay,
     show_picture,
 )
-from mtl_utils.plots.shared_encoder import TASK_COLOURS, count_parameters
 
 if TYPE_CHECKING:  # torch starts slowly
     from mtl_utils.systems.mtunet import MTUnet
@@ -82,12 +84,6 @@ def balanced_grades(counts: pd.DataFrame, label: str) -> Figure:
 def class_picture(classes: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """A class map, int (H, W), as a picture RGB in [0, 1]; `names` are the classes in channel order."""
     return np.array([to_rgb(CLASS_COLOURS[name]) for name in names])[classes]
-
-
-def class_legend(figure: Figure, names: Sequence[str]) -> None:
-    """Name the colours of classes below a figure."""
-    shown = [Patch(facecolor=CLASS_COLOURS[name], edgecolor="#333333", label=name) for name in names]
-    figure.legend(handles=shown, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9.5)
 
 
 def label_space_steps(
@@ -157,33 +153,6 @@ def answers_per_pixel(
 # ---------------------------------------------------------------- the variants
 
 
-def _shapes(network: MTUnet, size: int) -> dict[str, list[tuple[int, int]]]:
-    """(channels, side) of every level of encoder and second network, and of every block of the decoder, read
-    while one black picture passes.
-    """
-    import torch
-
-    passed: dict[str, list[tuple[int, int]]] = {"decoder": [], "grader": []}
-
-    def note(block, inputs, output) -> None:
-        for kind, outputs in (("decoder", [output]), ("grader", output)):
-            if isinstance(output, list) == (kind == "grader"):
-                passed[kind] += [tuple(each.shape[1:3]) for each in outputs]
-
-    parts = [*network.decoder.blocks, *([network.grader] if hasattr(network, "grader") else [])]
-    hooks = [part.register_forward_hook(note) for part in parts]
-    training = network.training
-    try:
-        with torch.inference_mode():
-            levels = network.eval().features(torch.zeros(1, 3, size, size, device=network.mean.device))
-            network.heads(levels, network.tasks)
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
-    return {"encoder": [tuple(level.shape[1:3]) for level in levels], **passed}
-
-
 def _box(ax: Axes, place: tuple[float, float], text: str, colour: str, frozen: bool = False) -> None:
     """A box of a panel's grid, whose columns and rows are 1 apart."""
     x, y = place
@@ -246,7 +215,7 @@ def _draw_variant(ax: Axes, network: MTUnet, reached: Mapping[str, Collection[st
     for part, tasks in reached.items():
         colour = TASK_COLOURS["both" if len(tasks) == 2 else next(iter(tasks))] if tasks else PLAIN
         look[part] = (colour, not tasks)
-    shapes = _shapes(network, size)
+    shapes = measured_shapes(network, size)
     deepest = len(shapes["encoder"]) - 1
     for level, (channels, side) in enumerate(shapes["encoder"]):
         own = level or channels > 3  # VGG has features at full size, other encoders only the picture itself
@@ -393,7 +362,7 @@ def erased_shares(table: pd.DataFrame, label: str) -> Figure:
         kept = table.grade > 0
         look = {"color": GROUP_COLOURS[group], "edgecolor": "#333333", "linewidth": 0.5, "s": 26}
         ax.scatter(across[kept], 100 * table[group][kept], **look, label="kept")
-        gone = {**look, "marker": "X", "color": "white", "edgecolor": "black", "s": 34, "linewidth": 0.9}
+        gone = {"marker": "x", "color": "black", "linewidth": 1.1, "s": 26}
         ax.scatter(across[~kept], 100 * table[group][~kept], **gone, label="erased")
         means = 100 * table.groupby("grade")[group].mean()
         ax.hlines(means, means.index - 0.32, means.index + 0.32, color="black", linewidth=2, label="mean")
@@ -420,8 +389,8 @@ def confidence_thresholds(table: pd.DataFrame, label: str) -> Figure:
     marks = dict(zip(GROUP_NAMES, "osD", strict=True))
     for ax, (kind, title) in zip(axes, panels.items(), strict=True):
         for group, name in GROUP_NAMES.items():
-            look = {"color": GROUP_COLOURS[group], "linewidth": 2.2, "path_effects": EDGE}
-            ax.plot(table.index, table[f"{kind}/{group}"], marks[group] + "-", label=name, **look)
+            values = table[f"{kind}/{group}"]
+            ax.plot(table.index, values, marks[group] + "-", label=name, **curve_style(group))
         ax.set(xlabel="smallest confidence of a mark", ylim=(-0.03, 1.03))
         ax.set_title(title, fontsize=10.5)
         ax.grid(alpha=0.25)

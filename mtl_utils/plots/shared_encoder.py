@@ -15,44 +15,19 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 from mtl_utils.plots.common import (
     PLAIN,
+    TASK_COLOURS,
     TRAINING,
     VALIDATION,
+    count_parameters,
     lesion_legend,
+    measured_shapes,
     open_frame,
     overlay,
     show_picture,
 )
 
-if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
-    from torch import nn
-
+if TYPE_CHECKING:  # torch starts slowly
     from mtl_utils.systems.shared_encoder import SharedEncoder
-
-TASK_COLOURS = {"grading": TRAINING, "segmentation": VALIDATION, "both": "#007A5A"}
-
-
-def _shapes(network: SharedEncoder, size: int) -> dict[str, list[tuple[int, int]]]:
-    """(channels, side) of every encoder level and decoder block, read while one black picture passes."""
-    import torch
-
-    passed: list[tuple[int, int]] = []
-    blocks = network.decoder.blocks if "segmentation" in network.tasks else ()
-    hooks = [block.register_forward_hook(lambda *call: passed.append(call[2].shape[1:3])) for block in blocks]
-    training, device = network.training, network.mean.device
-    try:
-        with torch.inference_mode():
-            levels = network.eval().features(torch.zeros(1, 3, size, size, device=device))
-            network.heads(levels, network.tasks)
-    finally:
-        network.train(training)
-        for hook in hooks:
-            hook.remove()
-    return {"encoder": [tuple(level.shape[1:3]) for level in levels], "decoder": [tuple(p) for p in passed]}
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many numbers a part of a network learns."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _box(ax: Axes, x: float, y: float, width: float, text: str, colour: str, weight: str = "normal") -> None:
@@ -83,7 +58,7 @@ def draw_shared_encoder(network: SharedEncoder, size: int) -> Figure:
         network: with one task or both.
         size: side of its input in pixels, a multiple of 32.
     """
-    shapes = _shapes(network, size)
+    shapes = measured_shapes(network, size)
     both = len(network.tasks) == 2
     shared = TASK_COLOURS["both" if both else network.tasks[0]]
     parts = {"encoder, shared" if both else "encoder": (network.encoder, shared)}

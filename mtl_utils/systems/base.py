@@ -64,8 +64,8 @@ class FundusNetwork(nn.Module, ABC):
 def start_at_prior(layer: nn.Conv2d, space: LabelSpace, class_prior: Mapping[str, float]) -> None:
     """Set the biases of the last layer so that, where the features say nothing, it guesses these shares.
 
-    Else the first epochs only unlearn that a fifth of the retina is yellow (Lin et al., Focal Loss for Dense
-    Object Detection, 4.1).
+    Else the first epochs do nothing but unlearn that a fifth of the retina, or half of it, is a lesion (Lin
+    et al., Focal Loss for Dense Object Detection, 4.1).
     """
     shares = torch.tensor([class_prior[name] for name in space.classes])
     with torch.no_grad():

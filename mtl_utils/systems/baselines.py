@@ -18,7 +18,10 @@ from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import RED_YELLOW, LabelSpace
 from mtl_utils.systems.base import CLASS_PRIOR, FundusNetwork, start_at_prior
 
-ARCHITECTURES = ("unet", "linknet", "fpn", "deeplabv3", "deeplabv3plus")
+DILATED = ("deeplabv3", "deeplabv3plus")
+"""These widen their encoder's convolutions (dilation) where others halve the picture."""
+
+ARCHITECTURES = ("unet", "linknet", "fpn", *DILATED)
 
 
 class LesionBaseline(FundusNetwork):

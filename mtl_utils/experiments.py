@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mtl_utils.encoders import BUNDLED_ENCODER
+from mtl_utils.encoders import BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
 from mtl_utils.runtime import check_profile
 from mtl_utils.systems import mtunet
 from mtl_utils.systems.base import TASKS
+from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS
 from mtl_utils.training import LAST, Config
 
@@ -26,7 +27,9 @@ class Experiment:
         needs: the parts of IDRiD that it reads.
         own_encoder: the encoder is the point: no profile puts another in its place. Offline, where the hub's
             weights are out of reach, give `encoder_weights`.
-        changes: profile -> settings in which this run differs from the others of its paper.
+        changes: profile -> settings in which this run differs from the others of its paper; of a lesson
+            under '... lesson'.
+        stage_one: the classifiers that give photographs with masks their grades first (PLDMLT).
     """
 
     config: Config
@@ -36,6 +39,7 @@ class Experiment:
     needs: str = "IDRiD A and B"
     own_encoder: bool = False
     changes: Mapping[str, dict] = field(default_factory=dict)
+    stage_one: tuple[str, ...] = ()
 
 
 def _square(side: int) -> dict[str, int]:
@@ -45,6 +49,7 @@ def _square(side: int) -> dict[str, int]:
 
 REPORT = "shared-encoder report"
 MTUNET = "MTUnet"
+PLDMLT_PAPER = "PLDMLT"
 
 _MTUNET_BASE = Config(
     "mtunet-c",
@@ -67,6 +72,48 @@ _MTUNET_BASE = Config(
 )
 """MTUnet's own settings: 512 px, Adam 1e-5, 50 epochs, alpha 1. It tells of no choice of a checkpoint, so the
 last one counts."""
+
+_CLASSIFIER_BASE = Config(
+    "pldmlt-classifier-1",
+    tasks=("grading",),
+    recipe="pldmlt",
+    balanced=True,
+    encoder_name="tu-resnext50_32x4d",
+    dropout=0.0,
+    **_square(512),
+    learning_rate=5e-5,
+    lr_gamma=1.0,
+    epochs=25,
+    patience=25,
+    chosen=LAST,
+    protocol="clean-folds",
+)
+"""PLDMLT's stage 1. Its text names the networks, and nothing of how they were trained."""
+
+CLASSIFIERS = ("pldmlt-classifier-1", "pldmlt-classifier-2")
+
+_PLDMLT_BASE = Config(
+    "pldmlt",
+    system="pldmlt",
+    label_space="fused",
+    lambda_cls=0.8,
+    focal=(0.25, 2.0),
+    recipe="pldmlt",
+    pseudo_grades=True,
+    label_update=LabelUpdate(),
+    encoder_name="vgg16",
+    dropout=0.0,
+    **_square(1024),
+    batch_size=4,
+    learning_rate=5e-5,
+    lr_gamma=1.0,
+    epochs=200,
+    patience=200,
+    chosen=LAST,
+    protocol="clean-folds",
+)
+"""PLDMLT's own settings: 1024 px, Adam 5e-5, alpha 0.25, gamma 2, beta 0.8. Neither batch size nor number of
+rounds is printed."""
 
 
 def _report(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
@@ -94,6 +141,27 @@ def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> E
         "IDRiD A",
         system=architecture,
         tasks=("segmentation",),
+    )
+
+
+def _pldmlt(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
+    config = replace(_PLDMLT_BASE, name=name, **settings)
+    return Experiment(
+        config, PLDMLT_PAPER, table, about, needs, stage_one=CLASSIFIERS if config.pseudo_grades else ()
+    )
+
+
+def _fused_baseline(architecture: str, title: str, encoder_name: str) -> Experiment:
+    return _pldmlt(
+        f"fused-{architecture}",
+        "Tables 1, 2",
+        f"baseline for fused lesions: {title}",
+        "IDRiD A",
+        system=architecture,
+        tasks=("segmentation",),
+        pseudo_grades=False,
+        label_update=None,
+        encoder_name=encoder_name,
     )
 
 
@@ -164,6 +232,64 @@ EXPERIMENTS: dict[str, Experiment] = {
         _grading_baseline("densenet-201", "densenet201"),
         _grading_baseline("resnext-101", "resnext101_32x8d"),
         _grading_baseline("inception-resnet-v2", "inceptionresnetv2"),
+        _grading_baseline("resnext-50", "tu-resnext50_32x4d"),
+        Experiment(
+            _CLASSIFIER_BASE,
+            PLDMLT_PAPER,
+            "Figure 3",
+            "stage 1: the first classifier, of photographs outside part A",
+            "IDRiD A and B",
+        ),
+        Experiment(
+            replace(_CLASSIFIER_BASE, name="pldmlt-classifier-2", encoder_name="resnext101_32x8d"),
+            PLDMLT_PAPER,
+            "Figure 3",
+            "stage 1: the second classifier",
+            "IDRiD A and B",
+            changes={
+                profile: {"encoder_name": SECOND_BUNDLED_ENCODER}
+                for profile in ("smoke", "cpu", "smoke lesson", "cpu lesson")
+            },
+        ),
+        _pldmlt("pldmlt", "Tables 1, 3", "stage 2: both tasks, label-update network, beta 0.8"),
+        _pldmlt(
+            "pldmlt-masks",
+            "Table 3",
+            "ablation, L_S: masks only",
+            tasks=("segmentation",),
+            label_update=None,
+        ),
+        _pldmlt(
+            "pldmlt-two-tasks", "Table 3", "ablation, + L_C: pseudo grades", lambda_cls=1.0, label_update=None
+        ),
+        _pldmlt("pldmlt-update", "Table 3", "ablation, + label-update network, beta 1", lambda_cls=1.0),
+        _pldmlt(
+            "pldmlt-printed",
+            "-",
+            "label update with the objective as printed (Algorithm 1, line 21)",
+            label_update=LabelUpdate(objective="printed"),
+        ),
+        _pldmlt(
+            "pldmlt-first-order",
+            "-",
+            "label update with the first-order gradient",
+            label_update=LabelUpdate(order="first"),
+        ),
+        _pldmlt("pldmlt-separate", "-", "the four lesions apart, not fused", label_space="separate"),
+        _pldmlt("pldmlt-ddr", "Table 2", "stage 2 on DDR: beta 0.95", "DDR (--data)", lambda_cls=0.95),
+        _pldmlt(
+            "fused-mtunet",
+            "Tables 1, 2",
+            "MTUnet's variant C on fused lesions and pseudo grades",
+            system="mtunet-c",
+            decoder_channels=mtunet.DECODER_CHANNELS,
+            label_update=None,
+            lambda_cls=1.0,
+        ),
+        _fused_baseline("unet", "U-Net", "vgg16"),
+        _fused_baseline("linknet", "LinkNet", "resnet18"),
+        _fused_baseline("deeplabv3plus", "DeepLabv3+", "resnet50"),
+        _fused_baseline("fpn", "FPN", "resnet50"),
     )
 }
 
@@ -218,6 +344,33 @@ SIZES: dict[str, dict[str, dict]] = {
         "gpu": {"learning_rate": 1e-4, "lr_gamma": 0.9, "epochs": 25},
         "paper": {"protocol": "paper"},
     },
+    PLDMLT_PAPER: {
+        "smoke": {
+            **_SMOKE,
+            **_square(64),
+            "decoder_channels": DECODER_CHANNELS,
+            "learning_rate": 1e-3,
+            "lr_gamma": 0.7,
+            "label_update": {"every": 1, "steps": 2, "step_size": 1e-3, "learning_rate": 1e-3},
+        },
+        "cpu": {
+            **BUNDLED,
+            **_square(256),
+            "decoder_channels": DECODER_CHANNELS,
+            "epochs": 8,
+            "learning_rate": 1e-3,
+            "lr_gamma": 0.7,
+            "label_update": {"every": 1, "steps": 10, "step_size": 1e-3, "learning_rate": 1e-4},
+        },
+        "gpu": {
+            **_square(512),
+            "learning_rate": 1e-4,
+            "lr_gamma": 0.95,
+            "epochs": 25,
+            "label_update": {"every": 5, "steps": 60, "step_size": 1e-4, "learning_rate": 1e-4},
+        },
+        "paper": {},
+    },
 }
 
 # A chapter trains live, while the reader waits: smaller again.
@@ -250,6 +403,16 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
         },
         "gpu": {**SIZES[MTUNET]["gpu"], **_square(384), "epochs": 8, "lr_gamma": 0.7},
     },
+    PLDMLT_PAPER: {
+        **SIZES[PLDMLT_PAPER],
+        "cpu": {
+            **SIZES[PLDMLT_PAPER]["cpu"],
+            **_square(128),
+            "epochs": 4,
+            "steps_per_epoch": 16,
+        },
+        "gpu": {**SIZES[PLDMLT_PAPER]["gpu"], **_square(384), "epochs": 8},
+    },
 }
 
 
@@ -273,8 +436,10 @@ def experiment(name: str, profile: str | None = None, lesson: bool = False, **ov
     profile = check_profile(profile)
     entry = EXPERIMENTS[name]
     sizes = dict((LESSON_SIZES if lesson else SIZES)[entry.paper][profile])
-    if not lesson:
-        sizes |= entry.changes.get(profile, {})
+    sizes |= entry.changes.get(f"{profile} lesson" if lesson else profile, {})
+    if update := sizes.pop("label_update", None):
+        changed = entry.config.label_update and replace(entry.config.label_update, **update)
+        sizes["label_update"] = changed
     if entry.own_encoder:
         sizes = {key: value for key, value in sizes.items() if key not in BUNDLED}
     try:

@@ -1,15 +1,18 @@
 """What the channels of a segmentation mean, and how one meaning turns into another.
 
 IDRiD draws five things: MA, HE, EX, SE and the disc. MTUnet (Foo et al., 2020) puts them into groups, red
-lesions and yellow lesions, and gives each pixel one class. This is the only place that knows how the groups
-and the lesions belong together; datasets, losses, metrics, predictions and figures ask here.
+lesions and yellow lesions, and gives each pixel one class; PLDMLT (Liu and Huang, 2023) fuses the four
+lesions into one. This is the only place that knows how the groups and the lesions belong together; datasets,
+losses, metrics, predictions and figures ask here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
+import cv2
 import numpy as np
 import torch
 
@@ -18,8 +21,21 @@ from mtl_utils.lesions import DISEASE_LESIONS, LESIONS
 
 BACKGROUND, OUTSIDE = "background", "outside"
 
-PRIORITY = ("disc", "yellow", "red")
-"""Where two groups cover one pixel the later name wins: lesions lie on the disc, and red ones are small."""
+
+def close_gaps(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Morphological closing with a disc: marks that lie closer than twice the radius grow together.
+
+    Args:
+        mask: (H, W), uint8 or float32.
+        radius: of the disc, in pixels; 0 changes nothing.
+
+    >>> close_gaps(np.array([[1, 0, 1, 0, 0, 0, 0]], np.uint8), radius=1).tolist()
+    [[1, 1, 1, 0, 0, 0, 0]]
+    """
+    if radius == 0:
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.morphologyEx(np.ascontiguousarray(mask), cv2.MORPH_CLOSE, disc)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,9 @@ class LabelSpace:
         classes: the network's channels in order; where they are exclusive, the rest of the picture has
             classes of its own.
         exclusive: each pixel has one class (softmax); else each channel is a question of its own (sigmoid).
+        priority: where two groups cover one pixel of exclusive classes, the later name wins.
+        closing: radius of the disc that closes gaps within a group (`close_gaps`), as a share of the
+            picture's side.
     """
 
     name: str
@@ -40,6 +59,8 @@ class LabelSpace:
     disease: tuple[str, ...]
     classes: tuple[str, ...]
     exclusive: bool
+    priority: tuple[str, ...] = ()
+    closing: float = 0.0
 
     @property
     def marked(self) -> tuple[str, ...]:
@@ -48,41 +69,56 @@ class LabelSpace:
 
     @property
     def has_rest(self) -> bool:
-        """Has the rest of the picture, background and outside, classes of its own?"""
+        """Has the rest of the picture a class of its own, the background?"""
         return BACKGROUND in self.classes
 
+    @property
+    def has_outside(self) -> bool:
+        """Has what lies outside of the field of view a class of its own?"""
+        return OUTSIDE in self.classes
+
     def group(self, lesions: np.ndarray) -> np.ndarray:
-        """(5, ...) lesions, masks or probabilities -> (groups, ...): the largest of each group's members."""
+        """(5, H, W) lesions, masks or probabilities -> (groups, H, W): the largest of each group's members,
+        with gaps closed where the space says so.
+        """
         channels = [[LESIONS.index(lesion) for lesion in members] for members in self.groups.values()]
-        return np.stack([lesions[members].max(axis=0) for members in channels])
+        radius = ceil(self.closing * lesions.shape[-1])
+        return np.stack([close_gaps(lesions[members].max(axis=0), radius) for members in channels])
 
     def lesions(self, marked: np.ndarray) -> np.ndarray:
         """The way back, (groups, ...) -> (5, ...): each lesion gets what its group has.
 
-        What was put together cannot be taken apart: a red pixel comes back as MA and as HE.
-        `group(lesions(x))` is x again.
+        What was put together cannot be taken apart: a red pixel comes back as MA and as HE. What no group has
+        (in some spaces the disc) comes back as 0. Without a closing, `group(lesions(x))` is x again.
         """
         owner = {lesion: place for place, members in enumerate(self.groups.values()) for lesion in members}
-        return np.stack([marked[owner[lesion]] for lesion in LESIONS])
+        nothing = np.zeros_like(marked[0])
+        return np.stack([marked[owner[lesion]] if lesion in owner else nothing for lesion in LESIONS])
 
     def target(
-        self, marked: np.ndarray, inside: np.ndarray | None = None, priority: Sequence[str] = PRIORITY
+        self,
+        marked: np.ndarray,
+        inside: np.ndarray | None = None,
+        priority: Sequence[str] | None = None,
     ) -> np.ndarray:
         """What the network shall answer, one channel per class.
 
         Args:
             marked: 0 or 1, (groups, H, W).
-            inside: 0 or 1, (H, W): the field of view; needed where the rest has classes of its own
-                (`has_rest`). A marked pixel is never 'outside'.
-            priority: which group wins a pixel that several cover; the last is the strongest.
+            inside: 0 or 1, (H, W): the field of view; needed where what lies outside is a class of its own
+                (`has_outside`). A marked pixel is never 'outside'.
+            priority: which group wins a pixel that several cover, the last is the strongest; None: the
+                space's own.
 
         Returns:
             0 or 1, (classes, H, W). With `has_rest` each pixel has exactly one 1; else it is `marked`.
         """
         if not self.has_rest:
             return marked
-        chosen = np.where(inside > 0, self.classes.index(BACKGROUND), self.classes.index(OUTSIDE))
-        for name in priority:
+        chosen = np.full(marked.shape[1:], self.classes.index(BACKGROUND))
+        if self.has_outside:
+            chosen[inside == 0] = self.classes.index(OUTSIDE)
+        for name in self.priority if priority is None else priority:
             chosen[marked[self.marked.index(name)] > 0] = self.classes.index(name)
         return (chosen == np.arange(len(self.classes)).reshape(-1, 1, 1)).astype(marked.dtype)
 
@@ -108,6 +144,7 @@ RED_YELLOW = LabelSpace(
     disease=("red", "yellow"),
     classes=(BACKGROUND, "red", "yellow", "disc", OUTSIDE),
     exclusive=True,
+    priority=("disc", "yellow", "red"),  # lesions lie on the disc, and red ones are small
 )
 """MTUnet's five classes. Its text says 'DR classes' and lists none; its figures show red and yellow lesions
 and the disc. Background, and what lies outside the field of view, make the five."""
@@ -115,7 +152,31 @@ and the disc. Background, and what lies outside the field of view, make the five
 RED_YELLOW_SIGMOID = replace(RED_YELLOW, name="red-yellow-sigmoid", exclusive=False)
 """The same classes with a sigmoid each: what MTUnet replaced by its softmax, to compare."""
 
-LABEL_SPACES = {space.name: space for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID)}
+FUSED = LabelSpace(
+    "fused",
+    {"lesion": DISEASE_LESIONS},
+    disease=("lesion",),
+    classes=(BACKGROUND, "lesion"),
+    exclusive=True,
+    priority=("lesion",),
+    closing=1 / 512,
+)
+"""PLDMLT's two classes: its section 4.1 fuses the four lesions with 'morphological methods'. Which, it does
+not say; ours is the union with gaps of up to four pixels in 1024, the paper's size, closed."""
+
+SEPARATE = LabelSpace(
+    "separate",
+    {lesion: (lesion,) for lesion in DISEASE_LESIONS},
+    disease=DISEASE_LESIONS,
+    classes=(BACKGROUND, *DISEASE_LESIONS),
+    exclusive=True,
+    priority=("SE", "EX", "HE", "MA"),  # the smaller a lesion, the less it can spare a pixel
+)
+"""The four lesions as exclusive classes, for PLDMLT without fusing, and for data whose disc nobody drew."""
+
+LABEL_SPACES = {
+    space.name: space for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, FUSED, SEPARATE)
+}
 
 
 def label_space(name: str) -> LabelSpace:

@@ -74,10 +74,71 @@ def softmax_bce(logits: torch.Tensor, target: torch.Tensor, reduction: str = "me
     return (per_photograph.sum(1) if reduction == "sum" else per_photograph.mean(1)).mean()
 
 
-def task_loss(
-    task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor], space: LabelSpace = LESION_SPACE
+def categorical_focal_loss(
+    logits: torch.Tensor, target: torch.Tensor, alpha: float = 0.25, gamma: float = 2.0
 ) -> torch.Tensor:
-    """The loss of one task on one batch of `data.dataset.FundusDataset`."""
+    """PLDMLT's Eq. 2, the categorical focal loss (Lin et al., 2020): what is already right counts little.
+
+    L(y, y') = - alpha sum_c y_c (1 - y'_c)^gamma log y'_c, averaged over photographs and pixels. The equation
+    as printed lacks the target y: without it there would be nothing to learn from.
+
+    Args:
+        logits: (B, classes, ...); y' is their softmax.
+        target: the same shape, the probabilities of the true classes: 0 and 1, or soft labels that sum to 1.
+        alpha: weight of the whole; 0.25 in the paper.
+        gamma: 0 gives alpha times the cross-entropy; 2 in the paper.
+
+    >>> logits = torch.zeros(1, 5)  # each class has probability 1/5
+    >>> target = torch.tensor([[0.0, 0, 1, 0, 0]])
+    >>> round(categorical_focal_loss(logits, target).item(), 4)  # 0.25 * (4/5)^2 * ln 5
+    0.2575
+    """
+    return -alpha * (target * focal_terms(logits, gamma)).sum(dim=1).mean()
+
+
+def focal_terms(logits: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
+    """(1 - y'_c)^gamma log y'_c of every class, (B, classes, ...), in float32 or finer."""
+    log_probabilities = (logits.float() if logits.dtype != torch.float64 else logits).log_softmax(dim=1)
+    return (1 - log_probabilities.exp()) ** gamma * log_probabilities
+
+
+Focal = tuple[float, float]
+"""alpha and gamma of the categorical focal loss."""
+
+
+def focal_task_loss(
+    task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor], focal: Focal
+) -> torch.Tensor:
+    """Eq. 2 for one task, over the photographs of a batch that have its label; zero where none has."""
+    if task == "grading":
+        labelled = batch["grade"] != UNKNOWN_GRADE
+        target = F.one_hot(batch["grade"].clamp(min=0), logits.shape[1]).to(logits.dtype)
+    else:
+        labelled, target = batch["has_mask"], batch["mask"]
+    if not labelled.any():
+        return logits.sum() * 0.0
+    return categorical_focal_loss(logits[labelled], target[labelled], *focal)
+
+
+def task_loss(
+    task: str,
+    logits: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    space: LabelSpace = LESION_SPACE,
+    focal: Focal | None = None,
+) -> torch.Tensor:
+    """The loss of one task on one batch of `data.dataset.FundusDataset`.
+
+    Args:
+        task: 'grading' or 'segmentation'.
+        logits: of that task.
+        batch: its photographs and labels.
+        space: meaning of the masks' channels.
+        focal: categorical focal loss with these alpha and gamma, which needs exclusive classes; None:
+            cross-entropy of the grades, binary cross-entropy of the masks.
+    """
+    if focal is not None:
+        return focal_task_loss(task, logits, batch, focal)
     if task == "grading":
         return grading_loss(logits, batch["grade"])
     return segmentation_loss(logits, batch["mask"], batch["has_mask"], space)
@@ -85,7 +146,7 @@ def task_loss(
 
 def weighted_sum(losses: dict[str, torch.Tensor], lambda_cls: float) -> torch.Tensor:
     """The report's Eq. 1: L_total = lambda * L_classification + L_segmentation, over the tasks that there
-    are. MTUnet's Eq. 3 is the same: L_M = L_B + alpha * L_C.
+    are. MTUnet's Eq. 3 (L_M = L_B + alpha * L_C) and PLDMLT's (L = L_S + beta * L_C) are the same.
 
     With a single task there is nothing to weigh: the loss is that task's own.
     """

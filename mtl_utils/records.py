@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 
 from mtl_utils.data.prepare import WorkingCopy
-from mtl_utils.data.splits import Split, split
+from mtl_utils.data.splits import Split
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, MTUNET, REPORT
 from mtl_utils.pseudo import compare_with_truth, made_grades
@@ -30,7 +30,6 @@ from mtl_utils.runtime import default_device, device_name, package_versions
 from mtl_utils.training import (
     BEST_ACCURACY,
     BEST_LOSS,
-    BOOTSTRAP_RESAMPLES,
     LAST,
     FitResult,
     evaluate,
@@ -39,6 +38,7 @@ from mtl_utils.training import (
 )
 
 SCHEMA = 1
+BOOTSTRAP_RESAMPLES = 1000
 _HERE = Path(__file__).parent
 
 
@@ -94,7 +94,7 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
     """
     config = result.config
     chosen, other = (evaluate(result.checkpoint(which), copy, role) for which in (config.chosen, BEST_LOSS))
-    parts = split(copy.table, config.protocol, config.seed)
+    parts = config.parts(copy.table)
     return {
         "schema": SCHEMA,
         "experiment": config.name,

@@ -18,9 +18,9 @@ def _blur() -> A.BasicTransform:
     return A.GaussianBlur(blur_limit=(3, 5), p=0.25)
 
 
-def _rotate() -> A.BasicTransform:
+def _rotate(limit: float = 15) -> A.BasicTransform:
     # Black, as outside of the field of view.
-    return A.Rotate(limit=15, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=0, p=1.0)
+    return A.Rotate(limit=limit, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=0, p=1.0)
 
 
 def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None = None) -> A.Compose:
@@ -102,7 +102,36 @@ def mtunet_recipe(
     ])  # fmt: skip
 
 
-RECIPES = ("report", "mtunet")
+def pldmlt_recipe(
+    image_size: int, rotation: float = 30.0, area: tuple[float, float] = (0.8, 1.0)
+) -> A.Compose:
+    """PLDMLT's augmentation (section 4.1, Data Enhancement), the same for both tasks: cropping, rotation,
+    flips.
+
+    The paper names the kinds and prints no strength; ours are usual ones. A crop keeps most of the
+    photograph, since the grade is that of the whole.
+
+    Args:
+        image_size: side of the square picture, in pixels.
+        rotation: at the most, in degrees to either side.
+        area: smallest and largest share of the photograph that a crop keeps.
+    """
+    return A.Compose([
+        A.RandomResizedCrop(
+            size=(image_size, image_size),
+            scale=area,
+            ratio=(0.9, 1.1),
+            interpolation=cv2.INTER_AREA,
+            mask_interpolation=cv2.INTER_AREA,
+            p=1.0,
+        ),
+        _rotate(rotation),
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+    ])  # fmt: skip
+
+
+RECIPES = ("report", "mtunet", "pldmlt")
 
 
 def training_recipe(name: str, task: str, image_size: int, crop_size: int | None) -> A.Compose:
@@ -121,6 +150,8 @@ def training_recipe(name: str, task: str, image_size: int, crop_size: int | None
         raise MTLError(f"no augmentation recipe {name!r}. There are: {', '.join(RECIPES)}.")
     if name == "mtunet":
         return mtunet_recipe(image_size, crop_size)
+    if name == "pldmlt":
+        return pldmlt_recipe(image_size)
     return report_recipe(task, True, image_size, crop_size)
 
 

@@ -61,7 +61,7 @@ class FundusDataset(Dataset):
         has_mask = bool(self.copy.has_mask(row))
         if has_mask:
             layers = [*self.space.group(self.copy.mask(row))]
-            if self.space.has_rest:
+            if self.space.has_outside:
                 # Where a turned picture is filled with black this is filled with 0, and so is 'outside'.
                 layers.append(inside_field_of_view(picture["image"]))
             picture["mask"] = np.stack(layers, axis=-1)

@@ -1,8 +1,10 @@
-"""Which photographs a network learns from, is chosen on, and is judged on: two protocols by name.
+"""Which photographs a network learns from, is chosen on, and is judged on: three protocols by name.
 
 `paper` is what the four papers do: the official splits as printed, and the test split doubles as the
 validation split. `clean`, the default, keeps the official test splits whole, so that figures can be put
-beside published ones, and takes from the training side whatever spoils them.
+beside published ones, and takes from the training side whatever spoils them. `clean-folds` is for PLDMLT,
+which has five-fold cross-validation: each fold of part A is judged once, and part B shows none of part A's
+photographs, so that a classifier learned from it can grade part A unseen.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mtl_utils.errors import MTLError
+from mtl_utils.lesions import DISEASE_LESIONS
 
-PROTOCOLS = ("clean", "paper")
+PROTOCOLS = ("clean", "paper", "clean-folds")
+FOLDS = 5
 TASK_PARTS = {"grading": "B", "segmentation": "A"}
 ROLES = ("train", "val", "test")
 VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with masks on IDRiD
@@ -24,6 +28,7 @@ VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with
 LEAK = "the same photograph is in a test split"
 CONFLICT = "the same photograph stands there twice, with different labels"
 REPEAT = "the same photograph stands there twice"
+IN_PART_A = "the same photograph is in part A"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Split:
     """The roles of a data set's photographs under one protocol.
 
     Attributes:
-        protocol: 'clean' or 'paper'.
+        protocol: one of `PROTOCOLS`.
         roles: per row of the table 'train', 'val', 'test' or 'dropped'.
         tasks: per row 'grading' (part B) or 'segmentation' (part A).
         dropped: part, split, name and reason of every photograph that is left out.
@@ -104,25 +109,49 @@ def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
     )
 
 
-def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:
+def _in_fold(table: pd.DataFrame, seed: int, fold: int) -> np.ndarray:
+    """Bool (N,): which photographs of part A this fold judges. All files of a photograph fall together."""
+    part_a = np.flatnonzero(table.part == "A")
+    photos = table.photo.iloc[part_a]
+    if photos.nunique() < FOLDS:
+        raise MTLError(f"{photos.nunique()} photographs with masks: too few for {FOLDS} folds")
+    # Not every photograph shows every lesion: each fold shall have its share.
+    kinds = table.iloc[part_a][list(DISEASE_LESIONS)].notna().astype(int).astype(str).agg("".join, axis=1)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # a rare mixture of lesions
+        _, chosen = list(splitter.split(part_a, kinds, groups=photos))[fold]
+    return np.isin(np.arange(len(table)), part_a[chosen])
+
+
+def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int = 0) -> Split:
     """Give every photograph its role.
 
     Args:
         table: with `photo` linked, as in a working copy (`WorkingCopy.table`).
-        protocol: 'clean' or 'paper'.
-        seed: decides which training photographs validate (clean only).
+        protocol: one of `PROTOCOLS`.
+        seed: decides which training photographs validate, and what is a fold (not with 'paper').
+        fold: which fold is judged, 0-4 (only with 'clean-folds').
 
     Raises:
-        MTLError: unknown protocol, or too few photographs for a validation split.
+        MTLError: unknown protocol or fold, or too few photographs for a validation split or for folds.
     """
     if protocol not in PROTOCOLS:
         raise MTLError(f"no protocol {protocol!r}. There are: {', '.join(PROTOCOLS)}.")
+    if not 0 <= fold < FOLDS:
+        raise MTLError(f"no fold {fold}: there are {FOLDS}, 0 to {FOLDS - 1}")
     table = table.reset_index(drop=True)
     tasks = table.part.map({part: task for task, part in TASK_PARTS.items()}).to_numpy(object)
     roles = table.split.to_numpy(object).copy()
     dropped = table.loc[[], ["part", "split", "name"]].assign(reason="")
-    if protocol == "clean":
-        reasons = _reasons(table)
+    if protocol != "paper":
+        hidden = pd.Series(False, index=table.index)
+        if protocol == "clean-folds":
+            roles[table.part == "A"] = "train"
+            roles[_in_fold(table, seed, fold)] = "test"
+            hidden = (table.part == "B") & table.photo.isin(table.photo[table.part == "A"])
+        reasons = _reasons(table.assign(split=roles)[~hidden]).reindex(table.index)
+        reasons[hidden] = IN_PART_A
         left_out = reasons.notna()
         dropped = (
             table.loc[left_out, ["part", "split", "name"]]

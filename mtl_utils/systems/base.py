@@ -14,8 +14,19 @@ from mtl_utils.label_spaces import LabelSpace
 
 TASKS = ("grading", "segmentation")
 
-CLASS_PRIOR = {"background": 0.7, "red": 0.01, "yellow": 0.01, "disc": 0.02, "outside": 0.26}
-"""Share of a square picture's pixels that each class of `RED_YELLOW` has, roughly."""
+CLASS_PRIOR = {
+    "background": 0.7,
+    "red": 0.01,
+    "yellow": 0.01,
+    "disc": 0.02,
+    "outside": 0.26,
+    "lesion": 0.02,
+    "MA": 0.001,
+    "HE": 0.008,
+    "EX": 0.008,
+    "SE": 0.003,
+}
+"""Share of a square picture's pixels that each class of the exclusive label spaces has, roughly."""
 
 
 class FundusNetwork(nn.Module, ABC):

@@ -105,7 +105,8 @@ def he_normal(module: nn.Module) -> None:
             # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and
             # so does Keras, which the paper used.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class MTUnet(FundusNetwork):

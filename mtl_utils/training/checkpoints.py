@@ -1,0 +1,76 @@
+"""Reading checkpoints, always with `weights_only=True`: data, never code."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mtl_utils.errors import MTLError
+from mtl_utils.runtime import default_device
+from mtl_utils.systems.base import FundusNetwork
+from mtl_utils.systems.pldmlt import LabelUpdate
+from mtl_utils.training.config import Config, build_network
+
+
+def load_state(checkpoint: str | Path) -> dict:
+    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint."""
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise MTLError(f"no checkpoint {path}. Train one with 'mtl train', or check the path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
+        return {"config": state["hyper_parameters"]["config"], **parts}
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
+        raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
+
+
+def network_state(state: dict) -> dict[str, torch.Tensor]:
+    """The multi-task network's own weights, without those of a label-update network."""
+    own = "network."
+    return {key.removeprefix(own): value for key, value in state["state_dict"].items() if key.startswith(own)}
+
+
+def config_from(state: dict) -> Config:
+    known = {field.name for field in fields(Config)}
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()
+    }
+    if settings.get("label_update"):
+        settings["label_update"] = LabelUpdate(**settings["label_update"])
+    return Config(**{key: value for key, value in settings.items() if key in known})
+
+
+def load_config(checkpoint: str | Path) -> Config:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    return config_from(load_state(checkpoint))
+
+
+def load_history(checkpoint: str | Path) -> pd.DataFrame:
+    """The epochs that a checkpoint has learned: see `FitResult.history`.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    return pd.DataFrame(load_state(checkpoint)["history"])
+
+
+def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:
+    """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data,
+    never code.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
+    """
+    state = load_state(checkpoint)
+    config = config_from(state)
+    network = build_network(replace(config, encoder_weights=None))
+    network.load_state_dict(network_state(state))
+    return network.to(device or default_device()).eval(), config

@@ -1,0 +1,169 @@
+"""Everything that decides a run, and the network that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from mtl_utils.data.splits import Split, split
+from mtl_utils.errors import MTLError
+from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
+from mtl_utils.systems.base import TASKS, FundusNetwork
+from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
+from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
+from mtl_utils.systems.pldmlt import PLDMLT, LabelUpdate
+from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
+
+LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
+SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", "pldmlt", *ARCHITECTURES)
+FIRST = "first"
+"""Folder, inside a run's, of the network that is trained before: see `Config.first_tasks`."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Defaults are the shared-encoder report's public configuration.
+
+    Attributes:
+        name: of the experiment.
+        system: one of `SYSTEMS`.
+        label_space: what the masks' channels mean; one of `label_spaces.LABEL_SPACES`.
+        tasks: 'grading', 'segmentation' or both.
+        lambda_cls: lambda of the report's Eq. 1, alpha of MTUnet's Eq. 3, beta of PLDMLT's Eq. 3; used where
+            there are two tasks.
+        focal: alpha and gamma of the categorical focal loss for both tasks (PLDMLT's Eq. 2); None:
+            cross-entropies.
+        augment: augmentation, or resizing only.
+        recipe: whose augmentation; one of `augment.RECIPES`.
+        balanced: every grade equally often in training, as MTUnet's paper has it.
+        first_tasks: tasks of a network that is trained before, with otherwise the same settings. It is step
+            one of MTUnet's variant B; for every other system it makes labels for the photographs of the
+            training split that lack one.
+        pseudo_grades: learn both tasks from the photographs with masks alone, each with the grade that two
+            classifiers gave it (`training.stage_one`, PLDMLT's stage 1).
+        label_update: PLDMLT's label-update network; None: the pseudo grades stay as they are.
+        encoder_name, encoder_weights: see `encoders.create_encoder`.
+        dropout: before the grading head.
+        decoder_channels: of the decoder's blocks, the deepest first (shared-encoder and MTUnet).
+        upsampling: of MTUnet's decoder; see `systems.mtunet.MirrorBlock`.
+        grading_size: side of graded pictures, in pixels.
+        segmentation_size: side of segmented pictures; crops of `crop_size` are learned from, whole pictures
+            judged.
+        batch_size: photographs of each task in a step.
+        one_pass: the photographs of both tasks go through the encoder together; False: a pass per task, as in
+            the report.
+        epochs: at the most; an epoch takes as many samples of each task as the larger task has photographs.
+        steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
+        learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
+        patience: epochs without a lower validation loss until training stops.
+        chosen: the checkpoint that counts: 'best-accuracy', 'best-loss' or 'last'.
+        protocol, fold: see `data.splits`.
+        seed: rules weights, split, order, augmentation and dropout.
+        profile: the profile that the sizes came from.
+    """
+
+    name: str
+    system: str = "shared-encoder"
+    label_space: str = LESION_SPACE.name
+    tasks: tuple[str, ...] = TASKS
+    lambda_cls: float = 0.1
+    focal: tuple[float, float] | None = None
+    augment: bool = True
+    recipe: str = "report"
+    balanced: bool = False
+    first_tasks: tuple[str, ...] = ()
+    pseudo_grades: bool = False
+    label_update: LabelUpdate | None = None
+    encoder_name: str = "efficientnet-b0"
+    encoder_weights: str | None = "imagenet"
+    dropout: float = 0.2
+    decoder_channels: tuple[int, ...] = DECODER_CHANNELS
+    upsampling: str = "transposed"
+    grading_size: int = 256
+    segmentation_size: int = 512
+    crop_size: int = 256
+    batch_size: int = 8
+    one_pass: bool = False
+    epochs: int = 50
+    steps_per_epoch: int | None = None
+    learning_rate: float = 1e-3
+    lr_gamma: float = 0.95
+    patience: int = 10
+    chosen: str = BEST_ACCURACY
+    protocol: str = "clean"
+    fold: int = 0
+    seed: int = 0
+    profile: str = "paper"
+
+    def __post_init__(self):
+        if self.system not in SYSTEMS:
+            raise MTLError(f"no system {self.system!r}. There are: {', '.join(SYSTEMS)}.")
+        if self.system == "mtunet-b" and (self.first_tasks, self.tasks) != (("segmentation",), TASKS):
+            raise MTLError(f"{self.name}: variant B of MTUnet has both tasks, and first_tasks segmentation")
+        if self.focal and "segmentation" in self.tasks and not self.space.exclusive:
+            raise MTLError(
+                f"{self.name}: the focal loss needs exclusive classes; {self.label_space} has none"
+            )
+        if self.label_update and not (self.pseudo_grades and self.focal and self.tasks == TASKS):
+            raise MTLError(f"{self.name}: a label update needs pseudo grades, the focal loss and both tasks")
+        if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
+            raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")
+        for side in (self.grading_size, self.segmentation_size, self.crop_size):
+            if side < 32 or side % 32:
+                raise MTLError(
+                    f"picture side {side} px: the networks halve it five times, so give a multiple of 32"
+                )
+        if self.crop_size > self.segmentation_size:
+            raise MTLError(
+                f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}"
+            )
+        if self.one_pass and self.grading_size != self.crop_size:
+            raise MTLError(
+                f"one_pass needs pictures of one size: grading_size {self.grading_size}, "
+                f"crop_size {self.crop_size}"
+            )
+
+    @property
+    def copy_size(self) -> int:
+        """Side of the working copy that this run reads."""
+        return max(
+            self.grading_size if "grading" in self.tasks else 0,
+            self.segmentation_size if "segmentation" in self.tasks else 0,
+        )
+
+    def parts(self, table: pd.DataFrame) -> Split:
+        """The roles of a data set's photographs in this run."""
+        return split(table, self.protocol, self.seed, self.fold)
+
+    @property
+    def space(self) -> LabelSpace:
+        """What the masks' channels mean."""
+        return label_space(self.label_space)
+
+
+def build_network(config: Config) -> FundusNetwork:
+    """The network of a run, with its encoder's weights loaded."""
+    encoder = (config.encoder_name, config.encoder_weights)
+    if config.system == "shared-encoder":
+        return SharedEncoder(*encoder, config.tasks, config.dropout, config.decoder_channels)
+    if config.system in ARCHITECTURES:
+        return LesionBaseline(config.system, *encoder, config.space)
+    if config.system == "pldmlt":
+        return PLDMLT(*encoder, config.tasks, config.space, config.dropout, config.decoder_channels)
+    settings = {
+        "space": config.space,
+        "dropout": config.dropout,
+        "decoder_channels": config.decoder_channels,
+        "upsampling": config.upsampling,
+    }
+    if config.system == "mtunet-b":
+        return MTUnetTwoStep(*encoder, **settings)
+    return MTUnet(*encoder, config.tasks, variant=config.system[-1].upper(), **settings)
+
+
+def first_config(config: Config) -> Config:
+    """The run that comes before a run with `first_tasks`: see `Config.first_tasks`."""
+    system = "mtunet-c" if config.system == "mtunet-b" else config.system
+    name = f"{config.name}-{FIRST}"
+    return replace(config, name=name, system=system, tasks=config.first_tasks, first_tasks=())

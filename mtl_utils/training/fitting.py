@@ -1,0 +1,286 @@
+"""`fit` trains a run, `evaluate` judges it: Lightning does the loop.
+
+A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, and nothing that is half
+written: Lightning writes each checkpoint beside its place and moves it there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+
+from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.splits import ROLES, Split
+from mtl_utils.errors import MTLError
+from mtl_utils.pseudo import LabelStore, file_digest, make_labels
+from mtl_utils.runtime import default_device, seed_everything
+from mtl_utils.systems.baselines import DILATED
+from mtl_utils.training.checkpoints import config_from, load_model, load_state, network_state
+from mtl_utils.training.config import (
+    BEST_ACCURACY,
+    BEST_LOSS,
+    FIRST,
+    LAST,
+    Config,
+    build_network,
+    first_config,
+)
+from mtl_utils.training.loaders import FundusData
+from mtl_utils.training.module import MultiTaskModule
+from mtl_utils.training.scores import Scores
+
+# Its lines about hardware would fill every notebook.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+LABELS = "made-labels"
+"""Folder, inside a run's, of the labels that the first network made."""
+
+
+def precision(system: str) -> str:
+    """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU,
+    float32 on a CPU.
+
+    The DeepLabs always take float32 on a CPU: there the gradient of their dilated depthwise convolutions is
+    now and then not a number in bfloat16 (torch 2.15).
+    """
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
+    return "bf16-mixed" if fast else "32-true"
+
+
+class EpochLines(Callback):
+    """One plain line per epoch: readable in a log, a notebook and a built book alike."""
+
+    def on_validation_end(self, trainer: L.Trainer, module: MultiTaskModule) -> None:
+        row = module.history[-1]
+        shown = {
+            key: row[key] for key in ("train/loss", "val/loss", "val/accuracy", "val/dice") if key in row
+        }
+        text = "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
+        print(
+            f"epoch {row['epoch'] + 1:>2}/{trainer.max_epochs}  {text}  ({row['seconds']:.0f} s)", flush=True
+        )
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` leaves.
+
+    Attributes:
+        folder: the run's folder.
+        config: the run's.
+        history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds.
+        seconds: training time, all sittings of a resumed run together, the first network's included.
+        first: checkpoint of the network that came before, where there is one (`Config.first_tasks`).
+        labels: what that network labelled, where it did.
+    """
+
+    folder: Path
+    config: Config
+    history: pd.DataFrame
+    seconds: float
+    first: Path | None = None
+    labels: LabelStore | None = None
+
+    def checkpoint(self, which: str | None = None) -> Path:
+        """Path of 'best-accuracy', 'best-loss' or 'last'; None: the one that counts, `Config.chosen`."""
+        return self.folder / f"{which or self.config.chosen}.ckpt"
+
+
+def _trainer(config: Config, **settings) -> L.Trainer:
+    return L.Trainer(
+        accelerator="gpu" if default_device() == "cuda" else "cpu",
+        devices=1,
+        precision=precision(config.system),
+        deterministic="warn",
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Lightning advises more loader processes (we have reasons for none) and reminds of shuffling; neither
+    helps a student.
+    """
+    quiet = warnings.catch_warnings()
+    quiet.__enter__()
+    for text in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*Checkpoint directory.*",
+        ".*isinstance.*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+    return quiet
+
+
+def fit(
+    config: Config,
+    copy: WorkingCopy,
+    folder: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    first: str | Path | None = None,
+) -> FitResult:
+    """Train one run, and before it the network that it builds on, where there is one.
+
+    Args:
+        config: the run.
+        copy: working copy with pictures of at least `config.copy_size`.
+        folder: takes the checkpoints.
+        resume: go on from `folder`'s last epoch; the result is that of an undisturbed run.
+        progress: print a line per epoch, and show a bar on a terminal.
+        first: checkpoint of the network that comes before (`Config.first_tasks`), trained earlier with the
+            settings of `first_config`; None: train it in `folder`/first.
+
+    Raises:
+        MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
+            or learned from other data, or `first` does not fit.
+    """
+    folder = Path(folder)
+    last = folder / f"{LAST}.ckpt"
+    earlier = _earlier_epochs(last, config, copy, resume)
+    if first is not None and not config.first_tasks:
+        raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
+    parts = config.parts(copy.table)
+    labels, before = None, 0.0
+    if config.first_tasks:
+        first, before = _first_network(config, copy, folder, resume, progress, first)
+        if config.system != "mtunet-b":
+            labels = _made_labels(first, config, copy, parts, folder / LABELS, progress)
+    if _finished(earlier, config):
+        return FitResult(folder, config, earlier, before + float(earlier.seconds.sum()), first, labels)
+    seed_everything(config.seed)
+    network = build_network(config)
+    if config.system == "mtunet-b":
+        network.load_step_one(network_state(load_state(first)))
+    module = MultiTaskModule(config, network, copy.fingerprint)
+    data = FundusData(config, copy, parts, labels=labels)
+    second = "val/accuracy" if "grading" in config.tasks else "val/dice"
+    keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    callbacks = [
+        EarlyStopping("val/loss", patience=config.patience),
+        ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **keep),
+        ModelCheckpoint(filename=BEST_ACCURACY, monitor=second, mode="max", **keep),
+        ModelCheckpoint(filename=LAST, **keep),
+    ]
+    bar = progress and sys.stderr.isatty()
+    callbacks += ([EpochLines()] if progress else []) + ([TQDMProgressBar(leave=False)] if bar else [])
+    quiet = _quiet()
+    try:
+        trainer = _trainer(
+            config,
+            max_epochs=config.epochs,
+            limit_train_batches=config.steps_per_epoch or 1.0,
+            reload_dataloaders_every_n_epochs=1,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            enable_checkpointing=True,
+        )
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True
+        )
+    finally:
+        quiet.__exit__(None, None, None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    history = pd.DataFrame(module.history)
+    return FitResult(folder, config, history, before + float(history.seconds.sum()), first, labels)
+
+
+def _earlier_epochs(last: Path, config: Config, copy: WorkingCopy, resume: bool) -> pd.DataFrame:
+    """History of the run that this one goes on with; empty where it begins anew."""
+    if not last.exists():
+        return pd.DataFrame()
+    if not resume:
+        raise MTLError(
+            f"{last.parent} already holds a run. Go on with it (--resume), or give another folder (--out)."
+        )
+    state = load_state(last)
+    if config_from(state) != config:
+        raise MTLError(
+            f"the run in {last.parent} has another configuration: resume it with the same arguments, "
+            "or use another folder."
+        )
+    _same_data(state, copy, last)
+    return pd.DataFrame(state["history"])
+
+
+def _same_data(state: dict, copy: WorkingCopy, checkpoint: str | Path) -> None:
+    if state["data_fingerprint"] != copy.fingerprint:
+        raise MTLError(f"{checkpoint} learned from other data. Give the same --data, or another folder.")
+
+
+def _finished(history: pd.DataFrame, config: Config) -> bool:
+    """Has this run had its epochs, or was it stopped early? Resumed, Lightning would train one more."""
+    if history.empty:
+        return False
+    waited = len(history) - 1 - int(history["val/loss"].argmin())
+    return len(history) >= config.epochs or waited >= config.patience
+
+
+def _first_network(
+    config: Config, copy: WorkingCopy, folder: Path, resume: bool, progress: bool, first: str | Path | None
+) -> tuple[Path, float]:
+    """Checkpoint of the network that comes before, and the seconds that it learned: trained now, or given."""
+    wanted = first_config(config)
+    if first is None:
+        result = fit(wanted, copy, folder / FIRST, resume=resume, progress=progress)
+        return result.checkpoint(), result.seconds
+    state = load_state(first)
+    given = config_from(state)
+    _same_data(state, copy, first)
+    if replace(given, name=wanted.name) != wanted:
+        differing = [
+            field.name
+            for field in fields(Config)
+            if field.name != "name" and getattr(given, field.name) != getattr(wanted, field.name)
+        ]
+        raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
+    return Path(first), sum(row["seconds"] for row in state["history"])
+
+
+def _made_labels(
+    first: Path, config: Config, copy: WorkingCopy, parts: Split, folder: Path, progress: bool
+) -> LabelStore:
+    """Labels of the training photographs, and of part A's others, whose true masks tell how good they are."""
+    network, _ = load_model(first)
+    labelled = [parts.rows("train", "grading"), *(parts.rows(role, "segmentation") for role in ROLES)]
+    rows = np.unique(np.concatenate(labelled))
+    return make_labels(
+        network,
+        config.space,
+        copy,
+        rows,
+        config.segmentation_size,
+        folder,
+        maker=file_digest(first),
+        progress=progress and sys.stderr.isatty(),
+    )
+
+
+def evaluate(checkpoint: str | Path, copy: WorkingCopy, role: str = "test") -> Scores:
+    """Judge a checkpoint on the 'test' or 'val' photographs of its own protocol and seed."""
+    network, config = load_model(checkpoint)
+    module = MultiTaskModule(config, network)
+    data = FundusData(config, copy, config.parts(copy.table), role)
+    quiet = _quiet()
+    try:
+        _trainer(config, enable_progress_bar=False, enable_checkpointing=False).test(
+            module, datamodule=data, verbose=False
+        )
+    finally:
+        quiet.__exit__(None, None, None)
+    return module.scores

@@ -1,0 +1,142 @@
+"""Which photographs an epoch shows, in which order, with which labels."""
+
+from __future__ import annotations
+
+import os
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
+
+from mtl_utils.data.augment import resize_recipe, training_recipe
+from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
+from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.splits import Split, balanced_rows
+from mtl_utils.pseudo import LabelStore, WithGrades, WithMadeLabels, known_grades
+from mtl_utils.pseudo_grades import PseudoGrades
+from mtl_utils.systems.base import TASKS
+from mtl_utils.training.config import Config
+
+EVALUATION_BATCH = 4
+MADE_SHARE = 0.5
+"""Share of segmentation's training photographs with a made mask, where there are such: else the few true
+masks would hardly be seen any more."""
+
+
+def derived_seed(seed: int, *place: int) -> int:
+    """A seed of its own for each place (epoch, step) of each run."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+
+
+class FundusData(L.LightningDataModule):
+    """The loaders of a run. Those of training are built anew each epoch, so that order and augmentation
+    follow from seed and epoch.
+
+    Args:
+        role: what is judged, 'test' or 'val'.
+        labels: made labels; they are learned from, and never judged with. Grading then draws from all
+            training photographs; of segmentation's photographs a share of `MADE_SHARE` have a made mask.
+        pseudo: grades of the photographs with masks, where `Config.pseudo_grades` asks for them: both tasks
+            then learn from these photographs. They are learned from and validated with; the grades that are
+            judged with ('test') are true ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        copy: WorkingCopy,
+        parts: Split,
+        role: str = "test",
+        labels: LabelStore | None = None,
+        pseudo: PseudoGrades | None = None,
+    ):
+        super().__init__()
+        self.config, self.copy, self.parts, self.role = config, copy, parts, role
+        self.learned_from = self.judged_from = copy
+        if labels:
+            self.learned_from = WithMadeLabels(copy, labels)
+        if config.pseudo_grades:
+            if pseudo:
+                self.learned_from = WithGrades(copy, pseudo.by_row(len(copy))[0])
+            self.judged_from = WithGrades(copy, known_grades(copy.table))
+
+    def train_dataloader(self) -> CombinedLoader:
+        seed = derived_seed(self.config.seed, self.trainer.current_epoch)
+        # With pseudo grades each photograph has both labels, and one loader is enough.
+        tasks = ("segmentation",) if self.config.pseudo_grades else self.config.tasks
+        return CombinedLoader({task: self._train_loader(task, seed) for task in tasks}, "max_size_cycle")
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [self.evaluation_loader(task, "val") for task in self.config.tasks]
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self.evaluation_loader(task, self.role) for task in self.config.tasks]
+
+    def _size(self, task: str) -> int:
+        return self.config.grading_size if task == "grading" else self.config.segmentation_size
+
+    def _train_loader(self, task: str, seed: int) -> DataLoader:
+        config, size = self.config, self._size(task)
+        crop = config.crop_size if task == "segmentation" else None
+        transform = (
+            training_recipe(config.recipe, task, size, crop) if config.augment else resize_recipe(size, crop)
+        )
+        rows = self._training_rows(task, np.random.default_rng(seed))
+        dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space)
+        return DataLoader(
+            dataset,
+            batch_size=config.batch_size,
+            # A last batch of one photograph would upset batch normalisation.
+            drop_last=len(dataset) > config.batch_size,
+            num_workers=workers(),
+        )
+
+    def _training_rows(self, task: str, rng: np.random.Generator) -> np.ndarray:
+        """The photographs of an epoch in their order.
+
+        IDRiD has eight graded photographs for each one with masks. An epoch is as long as the larger task in
+        every run, and photographs with masks come back, each time augmented anew: the single-task and the
+        multi-task network take equally many steps, so none wins by having trained longer.
+        """
+        graded, drawn = (self.parts.rows("train", each) for each in TASKS)
+        longest = max(len(graded), len(drawn))
+        rows = graded if task == "grading" else drawn
+        made = self._rows_with_made_labels(task, drawn if task == "grading" else graded)
+        if len(made) and task == "segmentation":
+            rows = np.resize(rows, longest - round(MADE_SHARE * longest))
+            made = np.resize(rng.permutation(made), longest - len(rows))
+        rows = np.concatenate([rows, made])
+        if task == "grading" and self.config.balanced:
+            rows = balanced_rows(rows, self.learned_from.grades, longest, rng)
+        # Shuffled here and not by the loader: its order would depend on how often it was asked for one, and
+        # Lightning asks once more when it resumes.
+        return rng.permutation(np.resize(rows, longest))
+
+    def _rows_with_made_labels(self, task: str, rows: np.ndarray) -> np.ndarray:
+        """Those of the other task's photographs to which a network gave this task's label."""
+        source = self.learned_from
+        if source is self.copy:
+            return rows[:0]
+        labelled = (
+            source.grades[rows] != UNKNOWN_GRADE if task == "grading" else [*map(source.has_mask, rows)]
+        )
+        return rows[np.array(labelled, bool)]
+
+    def evaluation_loader(self, task: str, role: str) -> DataLoader:
+        """Whole photographs in the table's order."""
+        rows, source = self.parts.rows(role, task), self.copy
+        if self.config.pseudo_grades and task == "grading":
+            source = self.learned_from if role == "val" else self.judged_from
+            rows = self.parts.rows(role, "segmentation")
+            rows = rows[source.grades[rows] != UNKNOWN_GRADE]
+        dataset = FundusDataset(source, rows, resize_recipe(self._size(task)), space=self.config.space)
+        return DataLoader(dataset, batch_size=EVALUATION_BATCH, num_workers=workers())
+
+
+def workers() -> int:
+    """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the
+    working copy is quick.
+    """
+    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0

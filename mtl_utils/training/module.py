@@ -1,0 +1,136 @@
+"""One step of learning, and judging with `Scores`, for Lightning."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import lightning as L
+import numpy as np
+import torch
+
+from mtl_utils.errors import MTLError
+from mtl_utils.losses import task_loss, weighted_sum
+from mtl_utils.training.config import Config
+from mtl_utils.training.loaders import derived_seed
+from mtl_utils.training.scores import Scores
+
+Batches = dict[str, dict[str, torch.Tensor]]
+"""Task -> batch, as a loader gives it."""
+
+
+class MultiTaskModule(L.LightningModule):
+    """Trains a network on one batch of each task per step; validates and tests with `Scores`."""
+
+    def __init__(self, config: Config, network: torch.nn.Module, data_fingerprint: str | None = None):
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.data_fingerprint = data_fingerprint
+        self.history: list[dict[str, float]] = []
+        self.scores = Scores(config.tasks, config.space, config.focal)
+        self._train_losses: list[dict[str, float]] = []
+        self.save_hyperparameters({"config": asdict(config)})
+
+    def training_step(self, batch: Batches, batch_idx: int) -> torch.Tensor:
+        # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
+        # makes one loader more. Seeded per step, it repeats an undisturbed run.
+        torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
+        losses = self._losses(batch)
+        total = weighted_sum(losses, self.config.lambda_cls)
+        self._train_losses.append(
+            {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
+        )
+        return total
+
+    def _losses(self, batch: Batches) -> dict[str, torch.Tensor]:
+        config = self.config
+        if config.pseudo_grades:  # every photograph has both labels
+            both = batch["segmentation"]
+            logits = self.network(both["image"], config.tasks)
+            return {
+                task: task_loss(task, logits[task], both, config.space, config.focal) for task in config.tasks
+            }
+        logits = self._one_pass(batch) if config.one_pass else self._pass_per_task(batch)
+        return {
+            task: task_loss(task, logits[task], batch[task], config.space, config.focal) for task in batch
+        }
+
+    def _pass_per_task(self, batch: Batches) -> dict[str, torch.Tensor]:
+        """The report's way: the tasks' photographs differ, so the encoder runs once for each task."""
+        return {task: self.network(part["image"], tasks=(task,))[task] for task, part in batch.items()}
+
+    def _one_pass(self, batch: Batches) -> dict[str, torch.Tensor]:
+        """All photographs go through the encoder together, and each task's head takes its own.
+
+        Batch normalisation is why. Whole photographs and crops have different statistics. With a pass per
+        task it learns with each task's own, but keeps one running average of both, which fits neither when
+        the network is judged.
+        """
+        sizes = [len(part["image"]) for part in batch.values()]
+        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
+        by_task = zip(*(level.split(sizes) for level in features), strict=True)
+        return {
+            task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
+        }
+
+    def on_train_epoch_start(self) -> None:
+        self._train_losses = []
+        self._started = time.monotonic()
+
+    def _evaluation_step(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> None:
+        task = self.config.tasks[dataloader_idx]
+        self.scores.update(task, self.network(batch["image"], tasks=(task,))[task], batch)
+
+    def on_validation_epoch_start(self) -> None:
+        if not all(torch.isfinite(step["loss"]) for step in self._train_losses):
+            raise MTLError(
+                f"{self.config.name}: the loss is not a number in epoch {self.current_epoch + 1}. The "
+                "checkpoints of earlier epochs are whole. Train anew with a lower learning_rate."
+            )
+        self.scores = Scores(self.config.tasks, self.config.space, self.config.focal)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(
+        self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluation_step(batch, dataloader_idx)
+
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        losses = {task: torch.tensor(self.scores.loss(task)) for task in self.config.tasks}
+        metrics = self.scores.compute()
+        monitored = {"val/loss": float(weighted_sum(losses, self.config.lambda_cls))}
+        if "grading" in self.config.tasks:
+            monitored["val/accuracy"] = metrics["grading/accuracy"]
+        if "segmentation" in self.config.tasks:
+            monitored["val/dice"] = metrics.get("segmentation/dice/mean", 0.0)
+        self.log_dict(monitored)
+        train = {
+            f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses]))
+            for key in self._train_losses[0]
+        }
+        row = {
+            "epoch": self.current_epoch,
+            **train,
+            **monitored,
+            **{f"val/{name}": value for name, value in metrics.items()},
+        }
+        self.history.append({**row, "seconds": time.monotonic() - self._started})
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["history"] = self.history
+        checkpoint["data_fingerprint"] = self.data_fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.history = list(checkpoint["history"])
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=self.config.lr_gamma),
+        }

@@ -257,6 +257,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Table 3",
             "ablation, L_S: masks only",
             tasks=("segmentation",),
+            pseudo_grades=False,
             label_update=None,
         ),
         _pldmlt(

@@ -16,6 +16,7 @@ import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.base import ClassificationHead
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -232,10 +233,13 @@ def negative_entropy(labels: torch.Tensor) -> torch.Tensor:
     -1.6094
     """
     mean = labels.mean(dim=0)
-    return torch.xlogy(mean, mean).sum()
+    smallest = torch.finfo(mean.dtype).tiny  # a forbidden grade has the mean 0, and log 0 no derivative
+    return (mean * mean.clamp(min=smallest).log()).sum()
 
 
 Parameters = dict[str, torch.Tensor]
+DRAWING = ("decoder.", "segmentation_head.")
+"""Parameters that L_C does not reach. What is only looked for in the others is not computed for these."""
 
 
 def stage_two_loss(
@@ -247,28 +251,18 @@ def stage_two_loss(
 
 
 def look_ahead(
-    network: nn.Module,
-    batch: Batch,
-    labels: torch.Tensor,
-    step_size: float,
-    beta: float,
-    focal: Focal,
-    create_graph: bool,
+    network: nn.Module, batch: Batch, labels: torch.Tensor, step_size: float, beta: float, focal: Focal
 ) -> Parameters:
-    """Line 20 of Algorithm 1: theta* = theta - epsilon grad(L_S + beta L_C), without touching the network.
+    """Line 20 of Algorithm 1: theta* = theta - epsilon grad(L_S + beta L_C).
 
-    Only L_C depends on the labels. So the graph of the gradient is kept for L_C alone, which never enters the
-    decoder: the result is the same, and it takes less time and memory.
+    The network itself is left alone. No graph leads back from theta*.
     """
     parameters = dict(network.named_parameters())
-    logits = _call(network, parameters, batch)
-    drawn, graded = stage_two_loss(logits, batch, labels, beta, focal)
-    values = list(parameters.values())
-    fixed = torch.autograd.grad(drawn, values, retain_graph=True, allow_unused=True)
-    moving = torch.autograd.grad(graded, values, create_graph=create_graph, allow_unused=True)
+    loss = sum(stage_two_loss(_call(network, parameters, batch), batch, labels, beta, focal))
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
     return {
-        name: value - step_size * sum(part for part in (one, other) if part is not None)
-        for (name, value), one, other in zip(parameters.items(), fixed, moving, strict=True)
+        name: (value - step_size * gradient).detach().requires_grad_(not name.startswith(DRAWING))
+        for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
     }
 
 
@@ -309,15 +303,20 @@ def meta_gradient(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Line 21 of Algorithm 1: the objective at theta*, and its gradient for the label-update network.
 
-    theta* depends on the labels, since they steer the step: the gradient goes through that step.
+    The labels y steer the step to theta*, so the gradient goes through that step, which is itself a gradient:
+    a second derivative. Written out, with v the objective's gradient at theta*, it is
 
-    - Second order: exactly, by differentiating the gradient of the step.
-    - First order: with v the objective's gradient at theta*, the missing second derivative times v is the
-      difference of two first derivatives, at theta + h v and theta - h v (Liu, Simonyan and Yang, DARTS,
-      2019, Eq. 8, h = 0.01 / |v|). Here even less is needed: L_C is linear in the labels, so two forward
-      passes do.
-      To leave the second derivative out, as some first-order methods do, would leave nothing: the primary
-      objective depends on the labels through the step alone.
+    - epsilon d/dy (v . grad_theta beta L_C)
+
+    L_C is linear in y. So all that is needed of the second derivative is, for each grade, the slope of its
+    term of L_C along v, and the graph of the step need not be kept:
+
+    - Second order: the slope exactly, by one pass of forward-mode differentiation.
+    - First order: the slope as a difference of two forward passes, at theta + h v and theta - h v (Liu,
+      Simonyan and Yang, DARTS, 2019, Eq. 8, h = 0.01 / |v|).
+
+    To leave the second derivative out, as some first-order methods do, would leave nothing: the primary
+    objective depends on the labels through the step alone.
 
     Args:
         network: called as network(image, tasks), gives logits; in training mode.
@@ -331,35 +330,40 @@ def meta_gradient(
         The objective, detached, and a gradient for each of the updater's parameters.
     """
     labels = updater(batch["image"], batch["grade"], batch["plausible"])
-    second = settings.order == "second"
-    seen = labels if second else labels.detach()
-    ahead = look_ahead(network, batch, seen, settings.step_size, beta, focal, create_graph=second)
-    if not second:
-        ahead = {name: value.detach().requires_grad_() for name, value in ahead.items()}
+    ahead = look_ahead(network, batch, labels.detach(), settings.step_size, beta, focal)
     objective = objective_ahead(network, ahead, batch, labels, settings, focal)
-    total = objective
-    if not second:
-        slopes = _slopes(network, ahead, batch, objective, focal[1])
-        total = objective + settings.step_size * beta * focal[0] * (labels * slopes).sum(dim=1).mean()
-    gradients = torch.autograd.grad(total, tuple(updater.parameters()))
+    graded = [name for name in ahead if not name.startswith(DRAWING)]
+    given = torch.autograd.grad(
+        objective, [ahead[name] for name in graded], retain_graph=True, allow_unused=True
+    )
+    along = {name: value for name, value in zip(graded, given, strict=True) if value is not None}
+    slope = _exact_slopes if settings.order == "second" else _slopes_by_difference
+    # In float32: in bfloat16 the difference would be nothing but rounding, and forward mode takes longer.
+    with torch.no_grad(), torch.autocast(batch["image"].device.type, enabled=False):
+        slopes = slope(network, batch, along, focal[1])
+    # L_C has the factor - alpha, the step - epsilon: together a plus.
+    through_step = settings.step_size * beta * focal[0] * (labels * slopes).sum(dim=1).mean()
+    gradients = torch.autograd.grad(objective + through_step, tuple(updater.parameters()))
     return objective.detach(), gradients
 
 
-def _slopes(
-    network: nn.Module, ahead: Parameters, batch: Batch, objective: torch.Tensor, gamma: float
-) -> torch.Tensor:
-    """How each grade's term of L_C changes at theta along the objective's gradient at theta*, (B, 5)."""
-    given = torch.autograd.grad(objective, list(ahead.values()), retain_graph=True, allow_unused=True)
-    directions = {name: value for name, value in zip(ahead, given, strict=True) if value is not None}
-    norm = torch.stack([value.norm() for value in directions.values()]).norm()
+def _exact_slopes(network: nn.Module, batch: Batch, along: Parameters, gamma: float) -> torch.Tensor:
+    """Derivative of each grade's term of L_C at theta along a direction, (B, 5)."""
+    parameters = {name: value.detach() for name, value in network.named_parameters()}
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(parameters[name], value) for name, value in along.items()}
+        logits = _call(network, parameters | dual, batch, ("grading",))["grading"]
+        return forward_ad.unpack_dual(focal_terms(logits, gamma)).tangent
+
+
+def _slopes_by_difference(network: nn.Module, batch: Batch, along: Parameters, gamma: float) -> torch.Tensor:
+    """As `_exact_slopes`, from two nearby values."""
+    norm = torch.stack([value.norm() for value in along.values()]).norm()
     width = 0.01 / norm.clamp(min=1e-12)
     parameters = dict(network.named_parameters())
 
-    @torch.no_grad()
-    def terms(sign: int) -> torch.Tensor:
-        moved = {name: parameters[name] + sign * width * value for name, value in directions.items()}
+    def terms(distance: torch.Tensor) -> torch.Tensor:
+        moved = {name: parameters[name] + distance * value for name, value in along.items()}
         return focal_terms(_call(network, parameters | moved, batch, ("grading",))["grading"], gamma)
 
-    # Rounded to bfloat16 the two would be equal.
-    with torch.autocast(batch["image"].device.type, enabled=False):
-        return (terms(1) - terms(-1)) / (2 * width)
+    return (terms(width) - terms(-width)) / (2 * width)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from mtl_utils.errors import MTLError
+from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device
 from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.pldmlt import LabelUpdate
@@ -16,13 +17,16 @@ from mtl_utils.training.config import Config, build_network
 
 
 def load_state(checkpoint: str | Path) -> dict:
-    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint."""
+    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint; of a
+    run with pseudo grades also makers and labels.
+    """
     path = Path(checkpoint)
     if not path.is_file():
         raise MTLError(f"no checkpoint {path}. Train one with 'mtl train', or check the path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
+        parts |= {key: state.get(key) for key in ("makers", "labels")}
         return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
@@ -60,6 +64,25 @@ def load_history(checkpoint: str | Path) -> pd.DataFrame:
         MTLError: no such file, or it is damaged.
     """
     return pd.DataFrame(load_state(checkpoint)["history"])
+
+
+def load_labels(checkpoint: str | Path) -> pd.DataFrame:
+    """How PLDMLT's labels moved: a row per photograph and update, with `epoch`, `row` (position in the
+    working copy's table) and `p0` to `p4`. Epoch 0 has the pseudo grades as they began.
+
+    Raises:
+        MTLError: no such file, it is damaged, or its run had no label update.
+    """
+    updates = load_state(checkpoint)["labels"]
+    if updates is None:
+        raise MTLError(f"{checkpoint} is of a run without a label update")
+    frames = [
+        pd.DataFrame(update["labels"], columns=[f"p{grade}" for grade in GRADES]).assign(
+            epoch=update["epoch"], row=update["rows"]
+        )
+        for update in updates
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:

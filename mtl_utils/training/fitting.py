@@ -22,7 +22,9 @@ from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.data.splits import ROLES, Split
 from mtl_utils.errors import MTLError
 from mtl_utils.pseudo import LabelStore, file_digest, make_labels
+from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.runtime import default_device, seed_everything
+from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.baselines import DILATED
 from mtl_utils.training.checkpoints import config_from, load_model, load_state, network_state
 from mtl_utils.training.config import (
@@ -34,6 +36,7 @@ from mtl_utils.training.config import (
     build_network,
     first_config,
 )
+from mtl_utils.training.label_update import LabelUpdateModule
 from mtl_utils.training.loaders import FundusData
 from mtl_utils.training.module import MultiTaskModule
 from mtl_utils.training.scores import Scores
@@ -53,7 +56,10 @@ def precision(system: str) -> str:
     now and then not a number in bfloat16 (torch 2.15).
     """
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed"
+        # Gradients of gradients are too small for float16, and its scaling does not reach them.
+        return "32-true" if system == "pldmlt" else "16-mixed"
     fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
     return "bf16-mixed" if fast else "32-true"
 
@@ -83,6 +89,7 @@ class FitResult:
         seconds: training time, all sittings of a resumed run together, the first network's included.
         first: checkpoint of the network that came before, where there is one (`Config.first_tasks`).
         labels: what that network labelled, where it did.
+        pseudo: the pseudo grades that it learned from, where it did.
     """
 
     folder: Path
@@ -91,6 +98,7 @@ class FitResult:
     seconds: float
     first: Path | None = None
     labels: LabelStore | None = None
+    pseudo: PseudoGrades | None = None
 
     def checkpoint(self, which: str | None = None) -> Path:
         """Path of 'best-accuracy', 'best-loss' or 'last'; None: the one that counts, `Config.chosen`."""
@@ -133,6 +141,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     first: str | Path | None = None,
+    pseudo: PseudoGrades | None = None,
 ) -> FitResult:
     """Train one run, and before it the network that it builds on, where there is one.
 
@@ -144,14 +153,16 @@ def fit(
         progress: print a line per epoch, and show a bar on a terminal.
         first: checkpoint of the network that comes before (`Config.first_tasks`), trained earlier with the
             settings of `first_config`; None: train it in `folder`/first.
+        pseudo: from `stage_one`, where the run learns from pseudo grades (`Config.pseudo_grades`).
 
     Raises:
         MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
-            or learned from other data, or `first` does not fit.
+            or learned from other data, or `first` or `pseudo` does not fit.
     """
     folder = Path(folder)
     last = folder / f"{LAST}.ckpt"
-    earlier = _earlier_epochs(last, config, copy, resume)
+    _pseudo_fits(config, copy, pseudo)
+    earlier = _earlier_epochs(last, config, copy, pseudo, resume)
     if first is not None and not config.first_tasks:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     parts = config.parts(copy.table)
@@ -161,13 +172,14 @@ def fit(
         if config.system != "mtunet-b":
             labels = _made_labels(first, config, copy, parts, folder / LABELS, progress)
     if _finished(earlier, config):
-        return FitResult(folder, config, earlier, before + float(earlier.seconds.sum()), first, labels)
+        seconds = before + float(earlier.seconds.sum())
+        return FitResult(folder, config, earlier, seconds, first, labels, pseudo)
     seed_everything(config.seed)
     network = build_network(config)
     if config.system == "mtunet-b":
         network.load_step_one(network_state(load_state(first)))
-    module = MultiTaskModule(config, network, copy.fingerprint)
-    data = FundusData(config, copy, parts, labels=labels)
+    module = _module(config, network, copy, pseudo)
+    data = FundusData(config, copy, parts, labels=labels, pseudo=pseudo)
     second = "val/accuracy" if "grading" in config.tasks else "val/dice"
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     callbacks = [
@@ -197,10 +209,29 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     history = pd.DataFrame(module.history)
-    return FitResult(folder, config, history, before + float(history.seconds.sum()), first, labels)
+    seconds = before + float(history.seconds.sum())
+    return FitResult(folder, config, history, seconds, first, labels, pseudo)
 
 
-def _earlier_epochs(last: Path, config: Config, copy: WorkingCopy, resume: bool) -> pd.DataFrame:
+def _module(
+    config: Config, network: FundusNetwork, copy: WorkingCopy, pseudo: PseudoGrades | None
+) -> MultiTaskModule:
+    kind = LabelUpdateModule if config.label_update else MultiTaskModule
+    return kind(config, network, copy.fingerprint, pseudo)
+
+
+def _pseudo_fits(config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None) -> None:
+    if config.pseudo_grades and pseudo is None:
+        raise MTLError(f"{config.name} learns from pseudo grades: give those of `stage_one`")
+    if pseudo is not None and not config.pseudo_grades:
+        raise MTLError(f"{config.name} does not learn from pseudo grades: leave them out")
+    if pseudo is not None and pseudo.about["data_fingerprint"] != copy.fingerprint:
+        raise MTLError(f"the pseudo grades for {config.name} are of other data: run stage 1 on this data")
+
+
+def _earlier_epochs(
+    last: Path, config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None, resume: bool
+) -> pd.DataFrame:
     """History of the run that this one goes on with; empty where it begins anew."""
     if not last.exists():
         return pd.DataFrame()
@@ -215,6 +246,8 @@ def _earlier_epochs(last: Path, config: Config, copy: WorkingCopy, resume: bool)
             "or use another folder."
         )
     _same_data(state, copy, last)
+    if state["makers"] != (pseudo and pseudo.about["makers"]):
+        raise MTLError(f"{last} learned from other pseudo grades. Give the same, or another folder.")
     return pd.DataFrame(state["history"])
 
 

@@ -124,6 +124,24 @@ class FundusData(L.LightningDataModule):
         )
         return rows[np.array(labelled, bool)]
 
+    def label_loader(self, seed: int | None) -> DataLoader:
+        """Each training photograph with a pseudo grade once: augmented and shuffled, or with no seed as it is
+        and in the table's order.
+        """
+        config, rows = self.config, self.parts.rows("train", "segmentation")
+        transform = resize_recipe(config.segmentation_size)
+        if seed is not None:
+            rows = np.random.default_rng(seed).permutation(rows)
+            if config.augment:
+                transform = training_recipe(config.recipe, "segmentation", config.segmentation_size, None)
+        dataset = FundusDataset(self.learned_from, rows, transform, seed or 0, config.space)
+        return DataLoader(
+            dataset,
+            batch_size=config.batch_size,
+            drop_last=seed is not None and len(dataset) > config.batch_size,
+            num_workers=workers(),
+        )
+
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
         """Whole photographs in the table's order."""
         rows, source = self.parts.rows(role, task), self.copy

@@ -11,6 +11,7 @@ import torch
 
 from mtl_utils.errors import MTLError
 from mtl_utils.losses import task_loss, weighted_sum
+from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.training.config import Config
 from mtl_utils.training.loaders import derived_seed
 from mtl_utils.training.scores import Scores
@@ -22,11 +23,18 @@ Batches = dict[str, dict[str, torch.Tensor]]
 class MultiTaskModule(L.LightningModule):
     """Trains a network on one batch of each task per step; validates and tests with `Scores`."""
 
-    def __init__(self, config: Config, network: torch.nn.Module, data_fingerprint: str | None = None):
+    def __init__(
+        self,
+        config: Config,
+        network: torch.nn.Module,
+        data_fingerprint: str | None = None,
+        pseudo: PseudoGrades | None = None,
+    ):
         super().__init__()
         self.config = config
         self.network = network
         self.data_fingerprint = data_fingerprint
+        self.makers = pseudo and pseudo.about["makers"]
         self.history: list[dict[str, float]] = []
         self.scores = Scores(config.tasks, config.space, config.focal)
         self._train_losses: list[dict[str, float]] = []
@@ -124,6 +132,7 @@ class MultiTaskModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"] = self.history
         checkpoint["data_fingerprint"] = self.data_fingerprint
+        checkpoint["makers"] = self.makers
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])

@@ -112,7 +112,8 @@ def train(
     first: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint of the network that comes before (MTUnet B and semi), trained earlier."
+            help="What comes before, made earlier: the first network's checkpoint (MTUnet B and semi), "
+            "or the pseudo-grades.json of stage 1 (PLDMLT)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
@@ -125,10 +126,11 @@ def train(
     A run that was stopped goes on with --resume and ends as if it had never stopped.
     """
     from mtl_utils.data.prepare import prepare
-    from mtl_utils.experiments import experiment
+    from mtl_utils.experiments import EXPERIMENTS, experiment
+    from mtl_utils.pseudo_grades import PseudoGrades
     from mtl_utils.records import make_record, write_record
     from mtl_utils.runtime import check_profile, data_folder, default_device, device_name
-    from mtl_utils.training import fit
+    from mtl_utils.training import FIRST, cross_validate, fit, stage_one
 
     profile = check_profile(profile)
     if profile in ("gpu", "paper") and default_device() == "cpu" and not on_cpu:
@@ -141,13 +143,24 @@ def train(
         name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None}
     )
     out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
+    classifiers = []
+    if config.pseudo_grades and first is None:
+        classifiers = [experiment(each, profile, seed=seed) for each in EXPERIMENTS[name].stage_one]
     root = data or data_folder(profile, progress=_bar())
-    copy = prepare(root, config.copy_size, progress=_bar(), graded=graded)
+    size = max(each.copy_size for each in (config, *classifiers))
+    copy = prepare(root, size, progress=_bar(), graded=graded)
     typer.echo(
         f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
         f"on {device_name(default_device())}, into {out}"
     )
-    result = fit(config, copy, out, resume=resume, first=first)
+    if config.pseudo_grades:
+        pseudo = PseudoGrades.open(first) if first else stage_one(classifiers, copy, out / FIRST, resume)
+    else:
+        pseudo = None
+    if config.protocol == "clean-folds" and "segmentation" in config.tasks:
+        result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo)
+    else:
+        result = fit(config, copy, out, resume=resume, first=first)
     record = make_record(result, copy)
     path = write_record(record, out)
     for metric in (
@@ -158,10 +171,12 @@ def train(
         "segmentation/dice/red",
         "segmentation/dice/yellow",
         "segmentation/dice/disc",
+        "segmentation/dice/lesion",
+        "segmentation/with_background/dice/lesion",
         "segmentation/dice/mean",
     ):
         if metric in record:
-            typer.echo(f"{metric:24} {record[metric]:.3f}")
+            typer.echo(f"{metric:40} {record[metric]:.3f}")
     typer.echo(
         f"{record['data']}, protocol {record['protocol']}, test split; {result.seconds / 60:.1f} min; "
         f"record: {path}"

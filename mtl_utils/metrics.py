@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, precision_recall_curve
 
 from mtl_utils.errors import MTLError
-from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
+from mtl_utils.label_spaces import FUSED, LESION_SPACE, RED_YELLOW, LabelSpace
 from mtl_utils.lesions import GRADES
 
 REPORT_SMOOTH = 1e-6  # the report prints none; only a photograph without any mask would notice the value
@@ -283,6 +283,9 @@ class SegmentationMetrics:
           out, and `segmentation/image/false_alarm/MA` is the share of them with any predicted pixel.
         - `.../mean` over MA, HE, EX, SE (red and yellow); `.../mean_with_disc` over all that is marked. A
           lesion that the whole set lacks has no key and is left out of the means.
+        - `segmentation/with_background/dice/MA`, `with_background/iou/MA` ..: mean of the lesion's score and
+          that of all pixels without it, pooled: of fused lesions PLDMLT's mDice and mIoU.
+        - `segmentation/pixel_accuracy/MA` ..: share of all pixels that are right. Both also as `/mean`.
         - `segmentation/report_dice`: the shared-encoder report's own Dice. Threshold 0.5; per photograph
           (2 |P and T| + s) / (|P| + |T| + s), all channels (disc included) counted together,
           s = REPORT_SMOOTH; then the mean over photographs. The disc, by far the largest, dominates it.
@@ -308,12 +311,24 @@ class SegmentationMetrics:
                 result[f"iou/{lesion}"] = np.where(t > 0, _ratio(h, p + t - h), np.nan)
                 negatives, positives = (weights @ histograms[:, k, truth] for truth in (0, 1))
                 result[f"aupr/{lesion}"] = _average_precision(positives, negatives)
+                # The background's own areas: what is left of all pixels.
+                everything = negatives.sum(1) + positives.sum(1)
+                other_hits = everything - p - t + h
+                other_dice = _ratio(2 * other_hits, 2 * everything - p - t)
+                other_iou = _ratio(other_hits, everything - h)
+                result[f"with_background/dice/{lesion}"] = (result[f"dice/{lesion}"] + other_dice) / 2
+                result[f"with_background/iou/{lesion}"] = (result[f"iou/{lesion}"] + other_iou) / 2
+                right = _ratio(h + other_hits, everything)
+                result[f"pixel_accuracy/{lesion}"] = np.where(t > 0, right, np.nan)
                 for name, value in photograph.items():
                     result[f"image/{name}/{lesion}"] = _mean_over_photographs(weights, value[:, k])
             for kind in ("dice", "iou", "aupr", "image/dice", "image/iou"):
                 for name, lesions in (("mean", self.space.disease), ("mean_with_disc", self.space.marked)):
                     each = np.stack([result[f"{kind}/{lesion}"] for lesion in lesions])
                     result[f"{kind}/{name}"] = _mean(each, axis=0)
+            for kind in ("with_background/dice", "with_background/iou", "pixel_accuracy"):
+                each = np.stack([result[f"{kind}/{lesion}"] for lesion in self.space.disease])
+                result[f"{kind}/mean"] = _mean(each, axis=0)
             result["report_dice"] = _mean_over_photographs(weights, report)
             return {f"segmentation/{name}": value for name, value in result.items()}
 
@@ -369,6 +384,46 @@ def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarr
     hits = positives.cumsum(axis=1)
     precision = _ratio(hits, hits + negatives.cumsum(axis=1))
     return _ratio(np.nansum(positives * precision, axis=1), hits[:, -1])
+
+
+def every_papers_score(probabilities: Values, masks: Values) -> pd.DataFrame:
+    """One prediction, scored as each of the papers scores.
+
+    Args:
+        probabilities: of the five `LESIONS`, float (N, 5, H, W) in [0, 1].
+        masks: 0 or 1, the same shape.
+
+    Returns:
+        A row per score: `paper`, `score` (what is averaged over what), `value`. A score of a lesion that no
+        photograph shows is left out.
+    """
+    found: dict[str, float] = {}
+    for space in (LESION_SPACE, RED_YELLOW, FUSED):
+        metrics = SegmentationMetrics(space=space)
+        for pair in zip(np.asarray(_tensor(probabilities)), np.asarray(_tensor(masks)), strict=True):
+            metrics.update(*(space.group(layers)[None] for layers in pair))
+        found |= {f"{space.name}:{name}": value for name, value in metrics.compute().items()}
+    rows = [(paper, score, found[key]) for paper, score, key in _SCORES_OF_PAPERS if key in found]
+    return pd.DataFrame(rows, columns=["paper", "score", "value"])
+
+
+_SCORES_OF_PAPERS = (
+    ("shared-encoder report", "Dice of all five channels at once, mean over photographs",
+     "lesions:segmentation/report_dice"),
+    ("MTUnet", "Dice of red lesions, pooled", "red-yellow:segmentation/dice/red"),
+    ("MTUnet", "Dice of yellow lesions, pooled", "red-yellow:segmentation/dice/yellow"),
+    ("PLDMLT", "Dice of the fused lesions, without background", "fused:segmentation/dice/lesion"),
+    ("PLDMLT", "mDice: mean of fused lesions and background",
+     "fused:segmentation/with_background/dice/lesion"),
+    ("PLDMLT", "mIoU: mean of fused lesions and background",
+     "fused:segmentation/with_background/iou/lesion"),
+    ("PLDMLT", "all pixels of both classes together", "fused:segmentation/pixel_accuracy/lesion"),
+    ("DeepMT-DR, IDRiD challenge", "AUPR of MA, pooled", "lesions:segmentation/aupr/MA"),
+    ("DeepMT-DR, IDRiD challenge", "AUPR of HE, pooled", "lesions:segmentation/aupr/HE"),
+    ("DeepMT-DR, IDRiD challenge", "AUPR of EX, pooled", "lesions:segmentation/aupr/EX"),
+    ("DeepMT-DR, IDRiD challenge", "AUPR of SE, pooled", "lesions:segmentation/aupr/SE"),
+    ("this course", "Dice, mean of MA, HE, EX and SE, pooled", "lesions:segmentation/dice/mean"),
+)  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- multi-task gain

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import DataError
 from mtl_utils.explain import agreement, grad_cam
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
+from mtl_utils.metrics import grading_metrics
 from mtl_utils.systems.base import FundusNetwork
 
 FILE = "pseudo-grades.json"
@@ -169,6 +170,39 @@ class PseudoGrades:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{path} holds no pseudo grades, or is damaged ({error}). Delete it.") from error
         return grades
+
+
+STEPS = {
+    "before": (None, None),
+    "medical rules": (MEDICAL_RULES, None),
+    "heat maps": (None, HeatMapRules()),
+    "both": (MEDICAL_RULES, HeatMapRules()),
+}
+"""What each way of ruling grades out gives, to be compared: rules and heat maps of `PseudoGrades`."""
+
+
+def measure(pseudo: PseudoGrades, known: np.ndarray, n_bootstrap: int = 0, seed: int = 0) -> pd.DataFrame:
+    """How good are pseudo grades, where the true grade is known? The paper could not tell.
+
+    Args:
+        pseudo: from classifiers that saw none of these photographs.
+        known: true grades of the whole working copy, -1 where unknown (`pseudo.known_grades`).
+        n_bootstrap: draws for the intervals.
+        seed: of the draws.
+
+    Returns:
+        A row for each of `STEPS` with `photographs`, accuracy, qwk and their intervals (`/low`, `/high`).
+    """
+    truth = known[pseudo.rows]
+    judged = truth != UNKNOWN_GRADE
+    found = {}
+    for step, (rules, heat_maps) in STEPS.items():
+        grades = replace(pseudo, rules=rules, heat_maps=heat_maps).adjusted[judged]
+        scores = grading_metrics(truth[judged], np.eye(len(GRADES))[grades], n_bootstrap, seed)
+        wanted = ("grading/accuracy", "grading/qwk")
+        chosen = {key.removeprefix("grading/"): scores[key] for key in scores if key.startswith(wanted)}
+        found[step] = {"photographs": int(judged.sum()), **chosen}
+    return pd.DataFrame(found).T
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -22,18 +22,23 @@ import torch
 from scipy import stats
 
 from mtl_utils.data.prepare import WorkingCopy
-from mtl_utils.data.splits import Split
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import EXPERIMENTS, MTUNET, REPORT
-from mtl_utils.pseudo import compare_with_truth, made_grades
+from mtl_utils.experiments import EXPERIMENTS
+from mtl_utils.metrics import confusion
+from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
+from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
+from mtl_utils.pseudo_grades import measure
 from mtl_utils.runtime import default_device, device_name, package_versions
 from mtl_utils.training import (
     BEST_ACCURACY,
     BEST_LOSS,
     LAST,
+    Config,
+    CrossValidation,
     FitResult,
-    evaluate,
+    Scores,
     load_history,
+    load_labels,
     precision,
 )
 
@@ -81,20 +86,21 @@ def peak_memory() -> float | None:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dict:
+def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: str = "test") -> dict:
     """Judge a run's checkpoints and describe the run.
 
     The headline figures are those of the checkpoint that counts (`Config.chosen`): for the report the one
     with the best validation accuracy (with no grading: the best validation Dice), for MTUnet the last. The
     one with the lowest validation loss stands beside it under `other_checkpoint`. Of a run whose first
-    network made labels, `made` tells how good those are where the truth was held back from it.
+    network made labels, `made` tells how good those are where the truth was held back from it; of a run with
+    pseudo grades, `pseudo_grades` tells the same of these. After a cross-validation the figures are those of
+    all folds together.
 
     Returns:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
     """
     config = result.config
-    chosen, other = (evaluate(result.checkpoint(which), copy, role) for which in (config.chosen, BEST_LOSS))
-    parts = config.parts(copy.table)
+    chosen, other = (result.scores(copy, which, role) for which in (config.chosen, BEST_LOSS))
     return {
         "schema": SCHEMA,
         "experiment": config.name,
@@ -104,10 +110,7 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
         "split": role,
         "data": copy.label,
         "data_fingerprint": copy.fingerprint,
-        "photographs": {
-            task: {use: len(parts.rows(use, task)) for use in ("train", "val", "test")}
-            for task in config.tasks
-        },
+        "photographs": _numbers(config, copy, chosen),
         "seed": config.seed,
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
@@ -129,15 +132,31 @@ def make_record(result: FitResult, copy: WorkingCopy, role: str = "test") -> dic
             **other.compute(),
             "confusion": other.confusion(),
         },
-        "made": _made(result, copy, parts, role),
+        **_labels_made(result, copy, role),
         "history": result.history.to_dict(orient="records"),
-        "first_history": load_history(result.first).to_dict(orient="records") if result.first else None,
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
 
 
-def _checkpoint_name(result: FitResult, which: str) -> str:
+def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dict[str, int]]:
+    """How many photographs each task had for training and validation (of several folds: in the first), and
+    how many it was judged on.
+    """
+    parts = config.parts(copy.table)
+
+    def number(use: str, task: str) -> int:
+        return len(parts.rows(use, "segmentation" if config.pseudo_grades else task))
+
+    return {
+        task: {"train": number("train", task), "val": number("val", task), "test": len(scores.rows[task])}
+        for task in config.tasks
+    }
+
+
+def _checkpoint_name(result: FitResult | CrossValidation, which: str) -> str:
     history = result.history
+    if "fold" in history:
+        return f"{which} of each fold"
     best = "val/accuracy" if "grading" in result.config.tasks else "val/dice"
     epochs = {
         LAST: len(history),
@@ -147,13 +166,41 @@ def _checkpoint_name(result: FitResult, which: str) -> str:
     return f"{which} (epoch {epochs[which]})"
 
 
-def _made(result: FitResult, copy: WorkingCopy, parts: Split, role: str) -> dict | None:
-    """How good are the made labels of the photographs of part A whose truth the maker never saw?"""
-    if result.labels is None:
-        return None
-    rows = parts.rows(role, "segmentation")
+def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
+    """How good are the labels that networks made, where the truth was held back from them?"""
+    if result.pseudo is not None:
+        return {"pseudo_grades": _pseudo_grades(result, copy)}
+    if isinstance(result, CrossValidation) or result.labels is None:
+        return {}
+    rows = result.config.parts(copy.table).rows(role, "segmentation")
     masks = compare_with_truth(result.labels, copy, rows, n_bootstrap=BOOTSTRAP_RESAMPLES)
-    return masks | {"grades": made_grades(result.labels, copy, rows).to_dict(orient="records")}
+    return {
+        "made": masks | {"grades": made_grades(result.labels, copy, rows).to_dict(orient="records")},
+        "first_history": load_history(result.first).to_dict(orient="records"),
+    }
+
+
+def _pseudo_grades(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
+    """PLDMLT's stage 1 measured, and where the label update took its grades."""
+    known, pseudo, config = known_grades(copy.table), result.pseudo, result.config
+    table = pseudo.table.assign(known=known[pseudo.rows], initial=pseudo.initial, adjusted=pseudo.adjusted)
+    measured = measure(pseudo, known, BOOTSTRAP_RESAMPLES, config.seed)
+    found = {
+        "measured": measured.to_dict(orient="index"),
+        "confusion_before": _confusion_with_known(known, pseudo.rows, pseudo.initial),
+        "confusion_after": _confusion_with_known(known, pseudo.rows, pseudo.adjusted),
+        "per_photograph": table.to_dict(orient="records"),
+    }
+    if config.label_update:
+        runs = result.folds if isinstance(result, CrossValidation) else (result,)
+        moved = [load_labels(run.checkpoint(LAST)).assign(fold=run.config.fold) for run in runs]
+        found["labels"] = pd.concat(moved).to_dict(orient="list")
+    return found
+
+
+def _confusion_with_known(known: np.ndarray, rows: np.ndarray, grades: np.ndarray) -> list[list[int]]:
+    judged = known[rows] >= 0
+    return confusion(known[rows][judged], grades[judged]).tolist()
 
 
 def _rounded(value: object) -> object:
@@ -204,152 +251,6 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
     return records
 
 
-Value = float | tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table of a paper as data.
-
-    Attributes:
-        paper: which of the four texts.
-        caption: what the table shows, and under which protocol.
-        columns: the table's own columns: title -> our metric.
-        rows: experiment -> (the paper's own row name, values in the order of `columns`: a number, mean and
-            standard deviation, or None where it prints none).
-        percent: columns that the paper prints in percent.
-        also: experiment -> further runs of ours that belong below its row.
-        private: judged on photographs that nobody else has, so that no run of ours can stand beside.
-    """
-
-    paper: str
-    caption: str
-    columns: dict[str, str]
-    rows: dict[str, tuple[str, tuple[Value, ...]]]
-    percent: tuple[str, ...] = ()
-    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    private: bool = False
-
-
-_GRADE_COLUMNS = {
-    "No DR": "grading/auc/0",
-    "Mild": "grading/auc/1",
-    "Moderate": "grading/auc/2",
-    "Severe": "grading/auc/3",
-    "Proliferative": "grading/auc/4",
-}
-
-PAPER_TABLES: dict[str, PaperTable] = {
-    "Shared-encoder report, Table 2": PaperTable(
-        REPORT,
-        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test "
-        "split, which also chose the checkpoint (protocol paper).",
-        {
-            "Classification loss": "grading/loss",
-            "Segmentation loss": "segmentation/loss",
-            "Accuracy": "grading/accuracy",
-            "Dice score": "segmentation/report_dice",
-        },
-        {
-            "grading-only": ("Classification Only", (1.4005, None, 60.19, None)),
-            "segmentation-only": ("Segmentation Only", (None, 0.0261, None, 0.6806)),
-            "shared-lambda-0.1": ("Multitask", (1.5739, 0.0178, 62.14, 0.7029)),
-        },
-        percent=("Accuracy",),
-    ),
-    "MTUnet, Table 1": PaperTable(
-        MTUNET,
-        "The three variants. The paper's learned from 9,570 graded photographs of Kaggle's set with made "
-        "masks; which photographs judged them it does not say. Ours learn from IDRiD alone; we read its Dice "
-        "as the mean of red and yellow lesions, its ROC as the mean area over the five grades.",
-        {"Dice (%)": "segmentation/dice/mean", "ROC (%)": "grading/auc/mean"},
-        {
-            "mtunet-a": ("Variant A", (55.37, 86.27)),
-            "mtunet-b": ("Variant B", (73.89, 82.05)),
-            "mtunet-c-semi": ("Variant C", (76.12, 89.45)),
-        },
-        percent=("Dice (%)", "ROC (%)"),
-        also={"mtunet-c-semi": ("mtunet-c",)},
-    ),
-    "MTUnet, Table 2": PaperTable(
-        MTUNET,
-        "Lesions on IDRiD's 27 test photographs of part A: mean and standard deviation of three runs. The "
-        "networks learned from the 54 training photographs; MTUnet also from grades that were made for them.",
-        {"Red lesions": "segmentation/dice/red", "Yellow lesions": "segmentation/dice/yellow"},
-        {
-            "unet": ("UNet", ((62.25, 7.646), (76.03, 1.415))),
-            "linknet": ("LinkNet", ((73.56, 1.026), (83.54, 0.19))),
-            "fpn": ("Feature Pyramid", ((72.66, 0.541), (77.28, 0.429))),
-            "deeplabv3": ("DeepLabv3", ((56.73, 1.217), (72.01, 1.661))),
-            "mtunet-c-semi": ("MTUNet", ((75.15, 0.778), (84.27, 0.456))),
-        },
-        percent=("Red lesions", "Yellow lesions"),
-        also={"mtunet-c-semi": ("mtunet-c", "mtunet-initial")},
-    ),
-    "MTUnet, Table 3": PaperTable(
-        MTUNET,
-        "Grades, area under the ROC curve of each against the rest: mean and standard deviation of three "
-        "runs. The paper's networks learned from Kaggle's set and were judged on 413 photographs of IDRiD; "
-        "ours learn from IDRiD's training photographs and are judged on its 103 test photographs.",
-        _GRADE_COLUMNS,
-        {
-            "nasnet": (
-                "NASNet",
-                ((93.00, 0.784), (79.07, 3.881), (71.75, 5.342), (72.63, 4.239), (83.95, 4.729)),
-            ),
-            "densenet-201": (
-                "DenseNet-201",
-                ((62.25, 13.49), (38.64, 5.872), (40.49, 5.590), (36.98, 6.060), (36.83, 12.78)),
-            ),
-            "resnext-101": (
-                "ResNeXt-101",
-                ((92.09, 3.223), (79.28, 4.391), (67.22, 2.499), (72.26, 9.102), (66.62, 4.879)),
-            ),
-            "inception-resnet-v2": (
-                "InceptionResNetV2",
-                ((94.86, 3.286), (77.92, 10.03), (67.91, 13.00), (75.74, 5.868), (67.17, 14.09)),
-            ),
-            "mtunet-c-semi": (
-                "MTUnet",
-                ((99.00, 0.330), (89.94, 2.093), (84.13, 3.011), (82.86, 3.110), (87.20, 2.859)),
-            ),
-        },
-        percent=tuple(_GRADE_COLUMNS),
-        also={"mtunet-c-semi": ("mtunet-c", "mtunet-grading")},
-    ),
-    "MTUnet, Table 4": PaperTable(
-        MTUNET,
-        "As Table 3, judged on SiDRP14-15: 71,896 photographs of the Singapore National Diabetic Retinopathy "
-        "Screening Program, which are private. So there are no runs of ours.",
-        _GRADE_COLUMNS,
-        {
-            "nasnet": (
-                "NASNet",
-                ((61.37, 0.569), (47.14, 1.547), (59.81, 3.224), (81.88, 8.410), (87.64, 0.538)),
-            ),
-            "densenet-201": (
-                "DenseNet-201",
-                ((51.00, 3.190), (48.11, 2.053), (43.44, 9.126), (57.47, 16.385), (66.33, 14.374)),
-            ),
-            "resnext-101": (
-                "ResNeXt-101",
-                ((55.55, 3.921), (52.10, 1.461), (58.69, 4.049), (75.59, 12.481), (42.76, 5.103)),
-            ),
-            "inception-resnet-v2": (
-                "InceptionResNetV2",
-                ((66.79, 4.272), (46.84, 5.985), (59.16, 10.337), (83.23, 7.013), (83.52, 2.653)),
-            ),
-            "mtunet-c-semi": (
-                "MTUnet",
-                ((78.56, 0.122), (58.44, 0.606), (84.75, 1.875), (97.77, 0.745), (98.11, 0.867)),
-            ),
-        },
-        percent=tuple(_GRADE_COLUMNS),
-        private=True,
-    ),
-}
-
-
 def beside(records: list[dict], table: str) -> pd.DataFrame:
     """A paper's table with our recorded runs below each of its rows. A run that nobody made yet shows as
     pending.
@@ -371,7 +272,7 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
         for each in () if paper.private else (name, *paper.also.get(name, ())):
             alike: dict[tuple, list[dict]] = {}
             for record in records:
-                if record["experiment"] == each:
+                if record["experiment"] == each and ("DDR" in record["data"]) == paper.on_ddr:
                     alike.setdefault(_setting(record), []).append(record)
             rows += [_our_row(runs, paper) for runs in alike.values()] or [
                 {"run": f"ours: {each}", "protocol": "pending"}
@@ -381,7 +282,9 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
 
 def _setting(record: dict) -> tuple:
     """What two runs must have in common to be averaged over their seeds."""
-    seedless = {key: value for key, value in record["config"].items() if key != "seed"}
+    # A setting that is younger than the record had its default.
+    config = asdict(Config(record["experiment"])) | record["config"]
+    seedless = {key: value for key, value in config.items() if key != "seed"}
     return record["data"], record["split"], json.dumps(seedless, sort_keys=True)
 
 

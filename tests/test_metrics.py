@@ -23,6 +23,7 @@ from mtl_utils.metrics import (
     confusion,
     confusion_interval,
     delta_mtl,
+    every_papers_score,
     grading_metrics,
 )
 
@@ -227,6 +228,10 @@ def reference(scores: torch.Tensor, masks: torch.Tensor, threshold: float = 0.5)
         if present.any():
             result[f"dice/{lesion}"] = sk.f1_score(truth.ravel(), predicted.ravel())
             result[f"iou/{lesion}"] = sk.jaccard_score(truth.ravel(), predicted.ravel())
+            for name, metric in (("dice", sk.f1_score), ("iou", sk.jaccard_score)):
+                both = metric(truth.ravel(), predicted.ravel(), average="macro")
+                result[f"with_background/{name}/{lesion}"] = both
+            result[f"pixel_accuracy/{lesion}"] = sk.accuracy_score(truth.ravel(), predicted.ravel())
             down = np.minimum(np.floor(score * 1000), 999)
             result[f"aupr/{lesion}"] = sk.average_precision_score(truth.ravel(), down.ravel())
             for name, metric in (("dice", sk.f1_score), ("iou", sk.jaccard_score)):
@@ -237,6 +242,8 @@ def reference(scores: torch.Tensor, masks: torch.Tensor, threshold: float = 0.5)
             present = [result[f"{kind}/{lesion}"] for lesion in lesions if f"{kind}/{lesion}" in result]
             if present:
                 result[f"{kind}/{name}"] = np.mean(present)
+    for kind in ("with_background/dice", "with_background/iou", "pixel_accuracy"):
+        result[f"{kind}/mean"] = np.mean([result[f"{kind}/{lesion}"] for lesion in DISEASE_LESIONS])
     flat = masks.flatten(1).numpy(), (scores.double() >= 0.5).flatten(1).numpy()
     result["report_dice"] = np.mean([sk.f1_score(t, p, zero_division=1) for t, p in zip(*flat)])
     return {f"segmentation/{name}": value for name, value in result.items()}
@@ -247,7 +254,7 @@ def test_segmentation_agrees_with_sklearn(threshold):
     scores, masks = draw_masks()
     result = collect(scores.double(), masks).compute(threshold=threshold)
     assert result == pytest.approx(reference(scores.double(), masks, threshold), abs=1e-6)
-    assert len(result) == 25 + 2 + 10 + 1  # kinds x lesions, false alarms, means, the report's
+    assert len(result) == 40 + 2 + 13 + 1  # kinds x lesions, false alarms, means, the report's
 
 
 def test_aupr_is_near_the_unbinned_one_and_torchmetrics():
@@ -297,6 +304,17 @@ def test_segmentation_by_hand():
         "segmentation/aupr/mean_with_disc": (0.75 + 6 / 7 + 1 / 8) / 2,
         "segmentation/image/dice/mean_with_disc": (0.5 + 0.75) / 2,
         "segmentation/image/iou/mean_with_disc": (1 / 3 + 2 / 3) / 2,
+        # Of eight pixels three are predicted, two true, one right: of the background 5, 6 and 4.
+        "segmentation/with_background/dice/EX": (2 / 5 + 8 / 11) / 2,
+        "segmentation/with_background/iou/EX": (1 / 4 + 4 / 7) / 2,
+        "segmentation/pixel_accuracy/EX": 5 / 8,
+        # Five predicted, seven true, five right: of the background 3, 1 and 1.
+        "segmentation/with_background/dice/OD": (10 / 12 + 2 / 4) / 2,
+        "segmentation/with_background/iou/OD": (5 / 7 + 1 / 3) / 2,
+        "segmentation/pixel_accuracy/OD": 6 / 8,
+        "segmentation/with_background/dice/mean": (2 / 5 + 8 / 11) / 2,
+        "segmentation/with_background/iou/mean": (1 / 4 + 4 / 7) / 2,
+        "segmentation/pixel_accuracy/mean": 5 / 8,
         # all channels of a photograph together: 2*5/(6+6) and 2*1/(2+3), then their mean
         "segmentation/report_dice": (10 / 12 + 2 / 5) / 2,
     }, abs=1e-6)  # fmt: skip
@@ -305,6 +323,24 @@ def test_segmentation_by_hand():
     np.testing.assert_allclose(table[["EX", "OD"]], [[0.5, 1], [np.nan, 0.5]])
     assert table[["MA", "HE", "SE"]].isna().all().all()
     assert table["report_dice"].mean() == pytest.approx(result["segmentation/report_dice"])
+
+
+def test_one_prediction_under_every_papers_score():
+    """Eight by eight pixels: two of exudates, one found; two of haemorrhages, both found, and a false one."""
+    masks, scores = np.zeros((2, 1, 5, 8, 8))
+    masks[0, LESIONS.index("EX"), 0, [0, 7]] = 1
+    scores[0, LESIONS.index("EX"), 0, 0] = 1
+    masks[0, LESIONS.index("HE"), 7, [0, 7]] = 1
+    scores[0, LESIONS.index("HE"), 7, [0, 7]] = 1
+    scores[0, LESIONS.index("HE"), 4, 4] = 1
+    found = every_papers_score(scores, masks).set_index(["paper", "score"]).value
+    assert len(found) == 10  # MA and SE are absent: their AUPR has no value
+    assert found["shared-encoder report"].item() == pytest.approx(2 * 3 / (4 + 4))
+    assert found["MTUnet"].tolist() == pytest.approx([2 * 2 / (3 + 2), 2 * 1 / (1 + 2)])
+    # Fused: four predicted, four true, three right; of the background 60, 60 and 59.
+    lesion, background = 2 * 3 / 8, 2 * 59 / 120
+    iou = (3 / 5 + 59 / 61) / 2
+    assert found["PLDMLT"].tolist() == pytest.approx([lesion, (lesion + background) / 2, iou, 62 / 64])
 
 
 def test_a_set_without_any_lesion_has_only_false_alarms_and_the_reports_dice():

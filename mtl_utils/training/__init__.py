@@ -1,7 +1,15 @@
 """Training and judging, on Lightning: a configuration, a module, the loaders, `fit` and `evaluate`."""
 
 from mtl_utils.training.checkpoints import load_config, load_history, load_labels, load_model
-from mtl_utils.training.config import BEST_ACCURACY, BEST_LOSS, LAST, Config, build_network, first_config
+from mtl_utils.training.config import (
+    BEST_ACCURACY,
+    BEST_LOSS,
+    FIRST,
+    LAST,
+    Config,
+    build_network,
+    first_config,
+)
 from mtl_utils.training.fitting import LABELS, FitResult, evaluate, fit, precision
 from mtl_utils.training.folds import CrossValidation, cross_validate
 from mtl_utils.training.loaders import FundusData

@@ -104,6 +104,10 @@ class FitResult:
         """Path of 'best-accuracy', 'best-loss' or 'last'; None: the one that counts, `Config.chosen`."""
         return self.folder / f"{which or self.config.chosen}.ckpt"
 
+    def scores(self, copy: WorkingCopy, which: str | None = None, role: str = "test") -> Scores:
+        """A checkpoint judged: `evaluate`."""
+        return evaluate(self.checkpoint(which), copy, role)
+
 
 def _trainer(config: Config, **settings) -> L.Trainer:
     return L.Trainer(

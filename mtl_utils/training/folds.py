@@ -12,7 +12,7 @@ from mtl_utils.data.splits import FOLDS
 from mtl_utils.errors import MTLError
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.training.config import Config
-from mtl_utils.training.fitting import FitResult, evaluate, fit
+from mtl_utils.training.fitting import FitResult, fit
 from mtl_utils.training.scores import Scores
 
 
@@ -40,14 +40,20 @@ class CrossValidation:
         """Training time of all folds."""
         return sum(run.seconds for run in self.folds)
 
-    def scores(self, copy: WorkingCopy, which: str | None = None) -> Scores:
+    @property
+    def pseudo(self) -> PseudoGrades | None:
+        """As `FitResult.pseudo`."""
+        return self.folds[0].pseudo
+
+    def scores(self, copy: WorkingCopy, which: str | None = None, role: str = "test") -> Scores:
         """All photographs together, each judged by the network of the fold that left it out.
 
         Args:
             copy: the working copy.
             which: the checkpoint, as in `FitResult.checkpoint`.
+            role: 'test' or 'val'.
         """
-        first, *others = (evaluate(run.checkpoint(which), copy) for run in self.folds)
+        first, *others = (run.scores(copy, which, role) for run in self.folds)
         for other in others:
             first.merge(other)
         return first

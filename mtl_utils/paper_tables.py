@@ -1,0 +1,238 @@
+"""The tables of the papers as data, to lay our recorded runs beside them (`records.beside`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mtl_utils.experiments import MTUNET, PLDMLT_PAPER, REPORT
+
+Value = float | tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper as data.
+
+    Attributes:
+        paper: which of the four texts.
+        caption: what the table shows, and under which protocol.
+        columns: the table's own columns: title -> our metric.
+        rows: experiment -> (the paper's own row name, values in the order of `columns`: a number, mean and
+            standard deviation, or None where it prints none).
+        percent: columns that the paper prints in percent.
+        also: experiment -> further runs of ours that belong below its row.
+        private: judged on photographs that nobody else has, so that no run of ours can stand beside.
+        on_ddr: on the data set DDR; every other table is on IDRiD.
+    """
+
+    paper: str
+    caption: str
+    columns: dict[str, str]
+    rows: dict[str, tuple[str, tuple[Value, ...]]]
+    percent: tuple[str, ...] = ()
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    private: bool = False
+    on_ddr: bool = False
+
+
+_GRADE_COLUMNS = {
+    "No DR": "grading/auc/0",
+    "Mild": "grading/auc/1",
+    "Moderate": "grading/auc/2",
+    "Severe": "grading/auc/3",
+    "Proliferative": "grading/auc/4",
+}
+
+_FUSED_COLUMNS = {
+    "mDice (%)": "segmentation/with_background/dice/lesion",
+    "mIoU (%)": "segmentation/with_background/iou/lesion",
+}
+_ACCURACY_COLUMN = {"Accuracy (%)": "grading/accuracy"}
+
+PAPER_TABLES: dict[str, PaperTable] = {
+    "Shared-encoder report, Table 2": PaperTable(
+        REPORT,
+        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test "
+        "split, which also chose the checkpoint (protocol paper).",
+        {
+            "Classification loss": "grading/loss",
+            "Segmentation loss": "segmentation/loss",
+            "Accuracy": "grading/accuracy",
+            "Dice score": "segmentation/report_dice",
+        },
+        {
+            "grading-only": ("Classification Only", (1.4005, None, 60.19, None)),
+            "segmentation-only": ("Segmentation Only", (None, 0.0261, None, 0.6806)),
+            "shared-lambda-0.1": ("Multitask", (1.5739, 0.0178, 62.14, 0.7029)),
+        },
+        percent=("Accuracy",),
+    ),
+    "MTUnet, Table 1": PaperTable(
+        MTUNET,
+        "The three variants. The paper's learned from 9,570 graded photographs of Kaggle's set with made "
+        "masks; which photographs judged them it does not say. Ours learn from IDRiD alone; we read its Dice "
+        "as the mean of red and yellow lesions, its ROC as the mean area over the five grades.",
+        {"Dice (%)": "segmentation/dice/mean", "ROC (%)": "grading/auc/mean"},
+        {
+            "mtunet-a": ("Variant A", (55.37, 86.27)),
+            "mtunet-b": ("Variant B", (73.89, 82.05)),
+            "mtunet-c-semi": ("Variant C", (76.12, 89.45)),
+        },
+        percent=("Dice (%)", "ROC (%)"),
+        also={"mtunet-c-semi": ("mtunet-c",)},
+    ),
+    "MTUnet, Table 2": PaperTable(
+        MTUNET,
+        "Lesions on IDRiD's 27 test photographs of part A: mean and standard deviation of three runs. The "
+        "networks learned from the 54 training photographs; MTUnet also from grades that were made for them.",
+        {"Red lesions": "segmentation/dice/red", "Yellow lesions": "segmentation/dice/yellow"},
+        {
+            "unet": ("UNet", ((62.25, 7.646), (76.03, 1.415))),
+            "linknet": ("LinkNet", ((73.56, 1.026), (83.54, 0.19))),
+            "fpn": ("Feature Pyramid", ((72.66, 0.541), (77.28, 0.429))),
+            "deeplabv3": ("DeepLabv3", ((56.73, 1.217), (72.01, 1.661))),
+            "mtunet-c-semi": ("MTUNet", ((75.15, 0.778), (84.27, 0.456))),
+        },
+        percent=("Red lesions", "Yellow lesions"),
+        also={"mtunet-c-semi": ("mtunet-c", "mtunet-initial")},
+    ),
+    "MTUnet, Table 3": PaperTable(
+        MTUNET,
+        "Grades, area under the ROC curve of each against the rest: mean and standard deviation of three "
+        "runs. The paper's networks learned from Kaggle's set and were judged on 413 photographs of IDRiD; "
+        "ours learn from IDRiD's training photographs and are judged on its 103 test photographs.",
+        _GRADE_COLUMNS,
+        {
+            "nasnet": (
+                "NASNet",
+                ((93.00, 0.784), (79.07, 3.881), (71.75, 5.342), (72.63, 4.239), (83.95, 4.729)),
+            ),
+            "densenet-201": (
+                "DenseNet-201",
+                ((62.25, 13.49), (38.64, 5.872), (40.49, 5.590), (36.98, 6.060), (36.83, 12.78)),
+            ),
+            "resnext-101": (
+                "ResNeXt-101",
+                ((92.09, 3.223), (79.28, 4.391), (67.22, 2.499), (72.26, 9.102), (66.62, 4.879)),
+            ),
+            "inception-resnet-v2": (
+                "InceptionResNetV2",
+                ((94.86, 3.286), (77.92, 10.03), (67.91, 13.00), (75.74, 5.868), (67.17, 14.09)),
+            ),
+            "mtunet-c-semi": (
+                "MTUnet",
+                ((99.00, 0.330), (89.94, 2.093), (84.13, 3.011), (82.86, 3.110), (87.20, 2.859)),
+            ),
+        },
+        percent=tuple(_GRADE_COLUMNS),
+        also={"mtunet-c-semi": ("mtunet-c", "mtunet-grading")},
+    ),
+    "MTUnet, Table 4": PaperTable(
+        MTUNET,
+        "As Table 3, judged on SiDRP14-15: 71,896 photographs of the Singapore National Diabetic Retinopathy "
+        "Screening Program, which are private. So there are no runs of ours.",
+        _GRADE_COLUMNS,
+        {
+            "nasnet": (
+                "NASNet",
+                ((61.37, 0.569), (47.14, 1.547), (59.81, 3.224), (81.88, 8.410), (87.64, 0.538)),
+            ),
+            "densenet-201": (
+                "DenseNet-201",
+                ((51.00, 3.190), (48.11, 2.053), (43.44, 9.126), (57.47, 16.385), (66.33, 14.374)),
+            ),
+            "resnext-101": (
+                "ResNeXt-101",
+                ((55.55, 3.921), (52.10, 1.461), (58.69, 4.049), (75.59, 12.481), (42.76, 5.103)),
+            ),
+            "inception-resnet-v2": (
+                "InceptionResNetV2",
+                ((66.79, 4.272), (46.84, 5.985), (59.16, 10.337), (83.23, 7.013), (83.52, 2.653)),
+            ),
+            "mtunet-c-semi": (
+                "MTUnet",
+                ((78.56, 0.122), (58.44, 0.606), (84.75, 1.875), (97.77, 0.745), (98.11, 0.867)),
+            ),
+        },
+        percent=tuple(_GRADE_COLUMNS),
+        private=True,
+    ),
+    "PLDMLT, Table 1, segmentation": PaperTable(
+        PLDMLT_PAPER,
+        "Fused lesions, five folds. The paper's networks learned from IDRiD's part A and DiaRetDB1, ours "
+        "from part A alone. We read mDice and mIoU as means of lesion and background: without the background "
+        "they could not be this high.",
+        _FUSED_COLUMNS,
+        {
+            "fused-unet": ("UNet", (91.859, 86.216)),
+            "fused-linknet": ("LinkNet", (95.145, 91.950)),
+            "fused-deeplabv3plus": ("DeepLabv3+", (95.732, 91.813)),
+            "fused-fpn": ("FPN", (95.897, 87.101)),
+            "fused-mtunet": ("MTUnet", (96.181, 93.562)),
+            "pldmlt": ("Ours", (96.949, 94.164)),
+        },
+        percent=tuple(_FUSED_COLUMNS),
+    ),
+    "PLDMLT, Table 1, grading": PaperTable(
+        PLDMLT_PAPER,
+        "Accuracy of the grade. Which photographs judged it, and by whose grades, the paper does not say. "
+        "Ours: for PLDMLT and MTUnet the photographs of part A whose grade part B tells, for the others part "
+        "B's official test split.",
+        _ACCURACY_COLUMN,
+        {
+            "nasnet": ("NASNet", (50.74,)),
+            "densenet-201": ("DenseNet-201", (48.98,)),
+            "resnext-50": ("ResNeXt-50", (53.01,)),
+            "resnext-101": ("ResNeXt-101", (57.83,)),
+            "fused-mtunet": ("MTUnet", (60.75,)),
+            "pldmlt": ("Ours", (57.69,)),
+        },
+        percent=tuple(_ACCURACY_COLUMN),
+        also={"pldmlt": ("pldmlt-two-tasks",)},
+    ),
+    "PLDMLT, Table 2, segmentation": PaperTable(
+        PLDMLT_PAPER,
+        "As Table 1, on DDR. Run the same experiments with --data DDR.",
+        _FUSED_COLUMNS,
+        {
+            "fused-unet": ("UNet", (95.612, 91.591)),
+            "fused-linknet": ("LinkNet", (97.346, 94.829)),
+            "fused-deeplabv3plus": ("DeepLabv3+", (96.244, 92.760)),
+            "fused-fpn": ("FPN", (98.258, 96.577)),
+            "fused-mtunet": ("MTUnet", (98.961, 97.942)),
+            "pldmlt-ddr": ("Ours", (98.897, 97.820)),
+        },
+        percent=tuple(_FUSED_COLUMNS),
+        on_ddr=True,
+    ),
+    "PLDMLT, Table 2, grading": PaperTable(
+        PLDMLT_PAPER,
+        "As Table 1, on DDR.",
+        _ACCURACY_COLUMN,
+        {
+            "nasnet": ("NASNet", (76.59,)),
+            "densenet-201": ("DenseNet-201", (74.25,)),
+            "resnext-50": ("ResNeXt-50", (81.39,)),
+            "resnext-101": ("ResNeXt-101", (82.12,)),
+            "fused-mtunet": ("MTUnet", (84.59,)),
+            "pldmlt-ddr": ("Ours", (81.98,)),
+        },
+        percent=tuple(_ACCURACY_COLUMN),
+        on_ddr=True,
+    ),
+    "PLDMLT, Table 3": PaperTable(
+        PLDMLT_PAPER,
+        "Ablation on IDRiD (and in the paper DiaRetDB1), five folds: masks only (L_S); with pseudo grades "
+        "(L_C); with the label-update network; with beta 0.8 instead of 1.",
+        _FUSED_COLUMNS | {"Dice of the lesions alone (%)": "segmentation/dice/lesion"},
+        {
+            "pldmlt-masks": ("L_S", (94.96, 91.02, None)),
+            "pldmlt-two-tasks": ("L_S, L_C", (94.64, 89.83, None)),
+            "pldmlt-update": ("L_S, L_C, Upd-Net", (95.05, 90.48, None)),
+            "pldmlt": ("L_S, L_C, Upd-Net, Weight", (96.94, 94.06, None)),
+        },
+        percent=(*_FUSED_COLUMNS, "Dice of the lesions alone (%)"),
+        also={"pldmlt": ("pldmlt-printed", "pldmlt-first-order")},
+    ),
+}

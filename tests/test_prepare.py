@@ -429,7 +429,7 @@ def few_real_photographs(real_idrid: Path, monkeypatch: pytest.MonkeyPatch) -> I
     few = pd.concat([table[table.part == "A"].head(5), table[table.part == "B"].head(2)]).reset_index(
         drop=True
     )
-    monkeypatch.setattr(module, "read_idrid", lambda root: few)
+    monkeypatch.setattr(module, "read_set", lambda root: few)
     return few
 
 

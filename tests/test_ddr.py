@@ -113,7 +113,9 @@ def test_either_half_may_be_absent(ddr, absent, part):
 def test_the_archive_s_own_folder_around_it_is_no_obstacle(ddr):
     assert layout_of(ddr.parent).name == DDR
     pd.testing.assert_frame_equal(read_ddr(ddr.parent), read_ddr(ddr))
-    part = {"A": read_masked(ddr), "B": read_graded(ddr)}
+    for half in ("lesion_segmentation", "DR_grading"):
+        assert layout_of(ddr / half).name == DDR
+    part = {"A": read_masked(ddr / "lesion_segmentation"), "B": read_graded(ddr)}
     assert {name: set(table.part) for name, table in part.items()} == {"A": {"A"}, "B": {"B"}}
 
 

@@ -14,17 +14,8 @@ from PIL import Image
 
 from mtl_utils.cli import main
 from mtl_utils.data.dataset import FundusDataset
-from mtl_utils.data.diaretdb1 import (
-    AGREEMENT,
-    DIARETDB1,
-    FINDINGS,
-    MASK_FOLDERS,
-    Region,
-    consensus,
-    read_annotation,
-    read_diaretdb1,
-    scan_diaretdb1,
-)
+from mtl_utils.data.diaretdb1 import DIARETDB1, MASK_FOLDERS, read_diaretdb1, scan_diaretdb1
+from mtl_utils.data.diaretdb1_regions import AGREEMENT, FINDINGS, Region, consensus, read_annotation
 from mtl_utils.data.idrid import read_idrid, read_mask
 from mtl_utils.data.layout import COLUMNS
 from mtl_utils.data.prepare import prepare
@@ -298,7 +289,7 @@ def test_the_layout_is_recognised_from_outside_too(request, version):
     root = request.getfixturevalue(version)
     assert layout_of(root).name == layout_of(root.parent).name == DIARETDB1
     pd.testing.assert_frame_equal(read_diaretdb1(root.parent), read_diaretdb1(root))
-    with pytest.raises(DataError, match=r"a DiaRetDB1 has no grades.*--masked"):
+    with pytest.raises(DataError, match=r"\(DiaRetDB1\) has no grades.*--masked"):
         read_graded(root)
 
 
@@ -506,5 +497,5 @@ def test_graded_sets_are_no_sets_with_masks(synthetic_root, tmp_path, capsys, mo
     for words in ([own], [synthetic_root, "--masked", own]):
         words += ["--size", 32, "--out", tmp_path / "copy"]
         code, _, err = mtl(capsys, monkeypatch, "data", "prepare", *words)
-        assert code == 2 and err.startswith(f"mtl: {own}: a graded folder has no masks. ")
+        assert code == 2 and err.startswith(f"mtl: {own} (graded folder) has no masks. ")
     assert not (tmp_path / "copy").exists()

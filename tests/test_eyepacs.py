@@ -191,8 +191,8 @@ def test_an_unknown_layout_says_which_there_are(tmp_path, capsys, monkeypatch):
         read_graded(tmp_path)
     assert [problem.split(":")[0] for problem in raised.value.problems] == [
         "EyePACS",
-        "IDRiD",
         "DDR",
+        "IDRiD",
         "DiaRetDB1",
         "a folder of your own",
     ]

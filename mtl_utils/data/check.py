@@ -24,7 +24,7 @@ from mtl_utils.data.duplicates import (
     thumbnail,
 )
 from mtl_utils.data.fov import field_of_view
-from mtl_utils.data.idrid import DME_RISKS, open_picture, read_mask_values, scan_idrid
+from mtl_utils.data.idrid import DME_RISKS, open_picture, read_mask_values
 from mtl_utils.data.sets import IDRID, LAYOUTS, layout_of
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import GRADES, LESIONS
@@ -225,8 +225,8 @@ def _check_mask(path: str, photograph: str | None, may_be_empty: bool) -> bool:
     return not empty
 
 
-def check_idrid(root: str | Path, progress: bool = True) -> Report:
-    """Read every file of one copy of IDRiD and report what is there, what is wrong, and what is there twice.
+def check(root: str | Path, progress: bool = True) -> Report:
+    """Read every file of a data set and report what is there, what is wrong, and what is there twice.
 
     Looked for: missing parts, folders and files, labels out of range, rows without photographs and
     photographs without rows, files that cannot be read to their end, photographs without a field of view,
@@ -234,30 +234,14 @@ def check_idrid(root: str | Path, progress: bool = True) -> Report:
     files. It takes a quarter of a minute for IDRiD on two cores.
 
     Args:
-        root: the folder that holds 'A. Segmentation' and 'B. Disease Grading'.
+        root: a folder in any layout of `sets.LAYOUTS`.
         progress: show bars on stderr.
-
-    Raises:
-        DataError: `root` is no folder. Everything else is told in the report.
-    """
-    return _report(root, IDRID, *scan_idrid(root), progress)
-
-
-def check(root: str | Path, progress: bool = True) -> Report:
-    """As `check_idrid`, for a folder in any layout of `sets.LAYOUTS`.
 
     Raises:
         DataError: `root` is no folder, or has no such layout. Everything else is told in the report.
     """
-    # What is no folder at all goes to IDRiD's check as well, which says so.
-    layout = layout_of(root) if Path(root).expanduser().is_dir() else LAYOUTS[IDRID]
-    return _report(root, layout.name, *layout.scan(root, layout.parts), progress)
-
-
-def _report(
-    root: str | Path, layout: str, table: pd.DataFrame, problems: list[str], progress: bool
-) -> Report:
-    """Read every file of a table, and add what is wrong to the problems of its layout."""
+    layout = layout_of(root)
+    table, problems = layout.scan(root, layout.parts)
     thumbs = empty_thumbnails(len(table))
 
     def check_photograph(position: int) -> None:
@@ -269,7 +253,7 @@ def _report(
     def check_mask(place: tuple[int, str]) -> bool:
         row, lesion = place
         photograph = None if row in unreadable else table.image[row]
-        return _check_mask(table.at[row, lesion], photograph, may_be_empty=layout == DDR)
+        return _check_mask(table.at[row, lesion], photograph, may_be_empty=layout.name == DDR)
 
     masks = [(row, lesion) for row in table.index for lesion in LESIONS if table.at[row, lesion] is not None]
     drawn = _in_threads(check_mask, masks, "masks", progress and bool(masks))
@@ -278,5 +262,5 @@ def _report(
         if something is False:  # DDR's file where there is no such lesion
             table.loc[row, lesion] = None
     linked = table if table.empty else link_photographs(table, thumbs)
-    ungradable = count_ungradable(root) if layout == DDR else {}
-    return Report(Path(root), is_synthetic(root), linked, problems, layout, ungradable)
+    ungradable = count_ungradable(root) if layout.name == DDR else {}
+    return Report(Path(root), is_synthetic(root), linked, problems, layout.name, ungradable)

@@ -20,7 +20,6 @@ from mtl_utils.data.layout import (
     find_folder,
     match_labels,
     whole,
-    whole_numbers,
 )
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES
@@ -33,6 +32,9 @@ LABEL_FOLDERS = ("label", "segmentation label")
 
 UNGRADABLE = 5
 """The grade of a photograph that nobody could grade. It is left out of the table."""
+
+LISTED = {str(grade): grade for grade in (*GRADES, UNGRADABLE)}
+"""What may stand in a list -> the grade."""
 
 
 def scan_list(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -52,8 +54,8 @@ def scan_list(path: Path) -> tuple[pd.DataFrame, list[str]]:
     rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError(f"{path} has no rows. Unpack DDR again.")
+    labels: dict[str, int | None] = {}
     problems = []
-    labels: dict[str, str] = {}
     for number, words in rows:
         where = f"{path}, line {number}"
         if len(words) != 2:
@@ -61,14 +63,14 @@ def scan_list(path: Path) -> tuple[pd.DataFrame, list[str]]:
                 f"{where}: {' '.join(words)!r}, expected a photograph and its grade. Copy the list again."
             )
             continue
-        name, grade = Path(words[0]).stem, words[1]
-        if whole_numbers(pd.Series([grade]), (*GRADES, UNGRADABLE)).isna().all():
+        name, grade = Path(words[0]).stem, LISTED.get(words[1])
+        if grade is None:
             expected = f"expected 0 to {GRADES[-1]}, or {UNGRADABLE} for ungradable"
-            problems.append(f"{where}: {name} has grade {grade!r}, {expected}. Copy the list again.")
+            problems.append(f"{where}: {name} has grade {words[1]!r}, {expected}. Copy the list again.")
         if labels.setdefault(name, grade) != grade:
             problems.append(f"{where}: {name} stands there twice, with different grades. Keep the right row.")
-    table = pd.DataFrame({"name": list(labels), "grade": list(labels.values())}, dtype=object)
-    return table.assign(grade=whole_numbers(table.grade, (*GRADES, UNGRADABLE))), problems
+    table = pd.DataFrame({"name": list(labels), "grade": pd.array(list(labels.values()), dtype="Int64")})
+    return table, problems
 
 
 def _grading(folder: Path, problems: list[str]) -> list[dict]:

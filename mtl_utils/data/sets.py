@@ -58,12 +58,12 @@ LAYOUTS = {
             "EyePACS: trainLabels.csv and the folder train, as at Kaggle",
         ),
         Layout(
-            IDRID, "AB", LESIONS, holds_idrid, scan_idrid,
-            "IDRiD: the folders 'A. Segmentation' and 'B. Disease Grading'",
-        ),
-        Layout(
             DDR, "AB", DISEASE_LESIONS, holds_ddr, scan_ddr,
             "DDR: the folders DR_grading and lesion_segmentation, or one of them",
+        ),
+        Layout(
+            IDRID, "AB", LESIONS, holds_idrid, scan_idrid,
+            "IDRiD: the folders 'A. Segmentation' and 'B. Disease Grading'",
         ),
         Layout(
             DIARETDB1, "A", DISEASE_LESIONS, holds_diaretdb1, lambda root, parts: scan_diaretdb1(root),
@@ -75,7 +75,8 @@ LAYOUTS = {
         ),
     )
 }  # fmt: skip
-"""By name, in the order in which a folder is compared with them."""
+"""By name, in the order in which a folder is compared with them. IDRiD's reader does not mind other names of
+folders, and would take DDR's 'segmentation label' for its own: DDR comes first."""
 
 LACKS = {
     "A": "has no masks. Give IDRiD, DDR or DiaRetDB1 here, and this set as the graded one (--graded).",
@@ -106,7 +107,7 @@ def _read(root: str | Path, needed: str, parts: str) -> pd.DataFrame:
     """Those of `parts` that the layout has, of which it must have the `needed` one."""
     layout = layout_of(root)
     if needed not in layout.parts:
-        raise DataError(f"{root}: a {layout.name} {LACKS[needed]}")
+        raise DataError(f"{root} ({layout.name}) {LACKS[needed]}")
     there = "".join(part for part in layout.parts if part in parts)
     return whole(root, layout.name, *layout.scan(root, there))
 

@@ -113,7 +113,8 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0) -> Split:
     Args:
         table: with `photo` linked, as in a working copy (`WorkingCopy.table`).
         protocol: 'clean' or 'paper'.
-        seed: decides which training photographs validate (clean only).
+        seed: decides which training photographs validate (clean only). Where a set has official validation
+            photographs (split 'val'), those validate, and no others of that part.
 
     Raises:
         MTLError: unknown protocol, or too few photographs for a validation split.

@@ -132,7 +132,10 @@ class Report:
         if self.layout == IDRID:
             yield from self._by_split("photographs of DME risk 0/1/2", self.dme_risks())
         if self.ungradable:
-            yield f"  {splits} photographs left out as ungradable", _slashed(self.ungradable.values())
+            yield (
+                f"  {splits} photographs left out as ungradable",
+                _slashed(self.ungradable[split] for split in self.splits),
+            )
         yield "", ""
         yield "The same photograph in several files (pictures compared):", ""
         if both:

@@ -162,12 +162,15 @@ def read_ddr(root: str | Path) -> pd.DataFrame:
 
 
 def count_ungradable(root: str | Path) -> dict[str, int]:
-    """Split -> photographs with the grade `UNGRADABLE`, which `read_ddr` leaves out. A list that cannot be
-    read counts none; `scan_ddr` names it.
+    """Split -> photographs with the grade `UNGRADABLE`, which `read_ddr` leaves out; empty without that half.
+
+    A list that cannot be read counts none; `scan_ddr` names it.
     """
     folder = _half(Path(root).expanduser(), "B")
+    if folder is None:
+        return {}
     counts = dict.fromkeys(SPLIT_FOLDERS, 0)
-    for split, name in SPLIT_FOLDERS.items() if folder else ():
+    for split, name in SPLIT_FOLDERS.items():
         try:
             table, _ = scan_list(folder / f"{name}.txt")
         except DataError:

@@ -40,7 +40,8 @@ PHOTOGRAPH_SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")  # its README says PPM, the file
 
 MASK_FOLDERS = {"MA": "redsmalldots", "HE": "hemorrhages", "EX": "hardexudates", "SE": "softexudates"}
 FULL_GREY = 252
-"""The grey level in V1.1 where all four experts are sure, 63 for each: the brightest that there is."""
+"""The grey level in V1.1 where all four experts are sure, 63 for each. Its documentation does not say so;
+those who have read the pictures report it as the brightest."""
 
 MASKS_VERSION = 1  # raise when the same files shall give other masks
 

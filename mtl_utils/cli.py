@@ -25,7 +25,13 @@ Graded = Annotated[
     Path | None,
     typer.Option(help="Folder of a further graded set (EyePACS, or your own): all of it is for training."),
 ]
-DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder that holds IDRiD's parts A and B.")]
+Masked = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a further set with masks (DiaRetDB1, DDR): all of it is for training."),
+]
+DataPath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="Folder of a set with masks: IDRiD, DDR or DiaRetDB1.")
+]
 
 
 def _bar() -> bool:
@@ -36,7 +42,10 @@ def _bar() -> bool:
 @data_app.command("check")
 def data_check(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Folder of IDRiD, of EyePACS, or of a graded set of yours.")
+        Path,
+        typer.Argument(
+            metavar="PATH", help="Folder of IDRiD, DDR, DiaRetDB1, EyePACS, or of a graded set of yours."
+        ),
     ],
 ) -> None:
     """Read every file of a data set and tell what is there, what is wrong, and what is there twice.
@@ -74,11 +83,12 @@ def data_prepare(
         Path | None, typer.Option(help="Folder for the copy. Default: in the course's cache.")
     ] = None,
     graded: Graded = None,
+    masked: Masked = None,
 ) -> None:
     """Make the working copy: small square pictures that load fast. A stopped run goes on where it was."""
     from mtl_utils.data.prepare import prepare
 
-    copy = prepare(path, size=size, out=out, progress=_bar(), graded=graded)
+    copy = prepare(path, size=size, out=out, progress=_bar(), graded=graded, masked=masked)
     typer.echo(f"working copy of {len(copy)} photographs, {copy.size} x {copy.size} px, in {copy.folder}")
 
 
@@ -96,9 +106,11 @@ def experiments() -> None:
 def train(
     name: Annotated[str, typer.Argument(help="One of 'mtl experiments'.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of IDRiD. Default: MTL_DATA, else the synthetic set.")
+        Path | None,
+        typer.Option(help="Folder of IDRiD, DDR or DiaRetDB1. Default: MTL_DATA, else the synthetic set."),
     ] = None,
     graded: Graded = None,
+    masked: Masked = None,
     profile: Annotated[
         str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")
     ] = None,
@@ -148,7 +160,7 @@ def train(
         classifiers = [experiment(each, profile, seed=seed) for each in EXPERIMENTS[name].stage_one]
     root = data or data_folder(profile, progress=_bar())
     size = max(each.copy_size for each in (config, *classifiers))
-    copy = prepare(root, size, progress=_bar(), graded=graded)
+    copy = prepare(root, size, progress=_bar(), graded=graded, masked=masked)
     typer.echo(
         f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
         f"on {device_name(default_device())}, into {out}"

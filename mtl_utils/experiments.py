@@ -90,6 +90,8 @@ _CLASSIFIER_BASE = Config(
 )
 """PLDMLT's stage 1. Its text names the networks, and nothing of how they were trained."""
 
+_CLASSIFIER_CPU = {**_square(256), "epochs": 8, "lr_gamma": 0.7, "steps_per_epoch": None}
+
 CLASSIFIERS = ("pldmlt-classifier-1", "pldmlt-classifier-2")
 
 _PLDMLT_BASE = Config(
@@ -239,6 +241,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Figure 3",
             "stage 1: the first classifier, of photographs outside part A",
             "IDRiD A and B",
+            changes={"cpu": _CLASSIFIER_CPU},
         ),
         Experiment(
             replace(_CLASSIFIER_BASE, name="pldmlt-classifier-2", encoder_name="resnext101_32x8d"),
@@ -247,8 +250,11 @@ EXPERIMENTS: dict[str, Experiment] = {
             "stage 1: the second classifier",
             "IDRiD A and B",
             changes={
-                profile: {"encoder_name": SECOND_BUNDLED_ENCODER}
-                for profile in ("smoke", "cpu", "smoke lesson", "cpu lesson")
+                "cpu": {**_CLASSIFIER_CPU, "encoder_name": SECOND_BUNDLED_ENCODER},
+                **{
+                    profile: {"encoder_name": SECOND_BUNDLED_ENCODER}
+                    for profile in ("smoke", "smoke lesson", "cpu lesson")
+                },
             },
         ),
         _pldmlt("pldmlt", "Tables 1, 3", "stage 2: both tasks, label-update network, beta 0.8"),
@@ -356,12 +362,13 @@ SIZES: dict[str, dict[str, dict]] = {
         },
         "cpu": {
             **BUNDLED,
-            **_square(256),
+            **_square(192),
             "decoder_channels": DECODER_CHANNELS,
-            "epochs": 8,
+            "epochs": 4,
+            "steps_per_epoch": 48,
             "learning_rate": 1e-3,
-            "lr_gamma": 0.7,
-            "label_update": {"every": 1, "steps": 10, "step_size": 1e-3, "learning_rate": 1e-4},
+            "lr_gamma": 0.6,
+            "label_update": {"every": 1, "steps": 6, "step_size": 1e-3, "learning_rate": 1e-3},
         },
         "gpu": {
             **_square(512),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from mtl_utils.data.prepare import WorkingCopy
@@ -28,7 +26,7 @@ from mtl_utils.metrics import confusion
 from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
 from mtl_utils.pseudo_grades import measure
-from mtl_utils.runtime import default_device, device_name, package_versions
+from mtl_utils.runtime import default_device, device_name, package_versions, peak_memory
 from mtl_utils.training import (
     BEST_ACCURACY,
     BEST_LOSS,
@@ -40,6 +38,7 @@ from mtl_utils.training import (
     load_history,
     load_labels,
     precision,
+    update_costs,
 )
 
 SCHEMA = 1
@@ -70,20 +69,6 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return __version__
     return f"{__version__} ({commit}{'+changes' if changed.strip() else ''})"
-
-
-def peak_memory() -> float | None:
-    """Peak memory of this process so far in GiB: of the GPU where there is one, else of main memory (None on
-    Windows).
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: str = "test") -> dict:
@@ -192,6 +177,7 @@ def _pseudo_grades(result: FitResult | CrossValidation, copy: WorkingCopy) -> di
         "per_photograph": table.to_dict(orient="records"),
     }
     if config.label_update:
+        found["update_costs"] = update_costs(config).to_dict(orient="index")
         runs = result.folds if isinstance(result, CrossValidation) else (result,)
         moved = [load_labels(run.checkpoint(LAST)).assign(fold=run.config.fold) for run in runs]
         found["labels"] = pd.concat(moved).to_dict(orient="list")

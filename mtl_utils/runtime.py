@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from filelock import FileLock
 
 from mtl_utils.errors import MTLError
 
+STATUS = Path("/proc/self/status")
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 BANNER_PACKAGES = ("torch", "segmentation-models-pytorch", "lightning", "albumentations", "numpy")
 
@@ -158,6 +160,41 @@ def device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory() -> float | None:
+    """Peak memory of this process so far in GiB: of the GPU where there is one, else of main memory (None
+    where the system does not tell).
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if STATUS.exists():  # Linux: the number below would be inherited from the process that started this one
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def reset_peak_memory() -> bool:
+    """Let `peak_memory` begin anew from what is in use now. Returns whether that is possible here: on a GPU
+    and on Linux.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def _banner(runtime: Runtime) -> str:

@@ -1,4 +1,4 @@
-"""`check_idrid`: the counts, and the ways in which a copy can be broken. Each problem names its file."""
+"""`check`: the counts, and the ways in which a copy can be broken. Each problem names its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mtl_utils.cli import main
-from mtl_utils.data.check import Report, check_idrid
+from mtl_utils.data.check import Report, check
 from mtl_utils.data.duplicates import conflicting, pairs_between
 from mtl_utils.data.idrid import (
     IMAGE_FOLDER,
@@ -40,7 +40,7 @@ def root(synthetic_root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def report(synthetic_root: Path) -> Report:
-    return check_idrid(synthetic_root, progress=False)
+    return check(synthetic_root, progress=False)
 
 
 def mtl(
@@ -255,7 +255,7 @@ def test_nothing_is_lost_when_many_things_are_wrong(root):
         "mask without its photograph",
     )  # fmt: skip
     words = [str(word) for name in compatible for word in BREAKS[name](root)]
-    report = check_idrid(root, progress=False)
+    report = check(root, progress=False)
     text = "\n".join(report.problems)
     assert [word for word in words if word not in text] == []
     assert len(report.problems) == len(set(report.problems))
@@ -279,7 +279,7 @@ def test_a_path_that_is_no_folder_exits_2(tmp_path, capsys, monkeypatch, name, m
 
 
 def test_a_synthetic_set_one_folder_deeper_is_still_called_synthetic(root):
-    assert check_idrid(root.parent, progress=False).synthetic
+    assert check(root.parent, progress=False).synthetic
 
 
 # --- the real IDRiD -----------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_a_synthetic_set_one_folder_deeper_is_still_called_synthetic(root):
 @pytest.fixture(scope="module")
 def real_report(real_idrid: Path) -> Report:
     start, cpu = time.perf_counter(), time.process_time()
-    report = check_idrid(real_idrid, progress=False)
+    report = check(real_idrid, progress=False)
     print(f"check: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of CPU time")
     return report
 

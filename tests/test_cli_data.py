@@ -115,7 +115,7 @@ def test_errors_become_one_message(monkeypatch, capsys, error, code, message):
     def fails(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("mtl_utils.data.check.check_idrid", fails)
+    monkeypatch.setattr("mtl_utils.data.check.check", fails)
     monkeypatch.setattr("sys.argv", ["mtl", "data", "check", "x"])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -123,7 +123,7 @@ def test_errors_become_one_message(monkeypatch, capsys, error, code, message):
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("mtl_utils.data.check.check_idrid", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("mtl_utils.data.check.check", lambda *args, **kwargs: 1 / 0)
     monkeypatch.setattr("sys.argv", ["mtl", "data", "check", "x"])
     with pytest.raises(ZeroDivisionError):
         main()

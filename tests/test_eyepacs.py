@@ -15,18 +15,16 @@ from mtl_utils.cli import main
 from mtl_utils.data.check import check
 from mtl_utils.data.eyepacs import (
     PHOTOGRAPH_FOLDERS,
-    layout_of,
     read_eyepacs,
-    read_graded,
     read_graded_folder,
     scan_eyepacs,
     scan_graded_folder,
     scan_grades,
-    with_graded,
 )
 from mtl_utils.data.idrid import read_idrid
 from mtl_utils.data.layout import COLUMNS
 from mtl_utils.data.prepare import fingerprint, prepare
+from mtl_utils.data.sets import layout_of, read_graded, with_graded
 from mtl_utils.data.splits import LEAK, balanced_rows, split
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import LESIONS
@@ -161,7 +159,7 @@ def test_the_same_row_twice_counts_once(own):
 
 
 def test_the_layout_is_recognised(eyepacs, own, synthetic_root):
-    assert [layout_of(root) for root in (eyepacs, own, synthetic_root)] == [
+    assert [layout_of(root).name for root in (eyepacs, own, synthetic_root)] == [
         "EyePACS set",
         "graded folder",
         "IDRiD",
@@ -192,8 +190,10 @@ def test_an_unknown_layout_says_which_there_are(tmp_path, capsys, monkeypatch):
     with pytest.raises(DataError, match="no layout that the course knows") as raised:
         read_graded(tmp_path)
     assert [problem.split(":")[0] for problem in raised.value.problems] == [
-        "IDRiD",
         "EyePACS",
+        "DDR",
+        "IDRiD",
+        "DiaRetDB1",
         "a folder of your own",
     ]
     code, out, err = mtl(capsys, monkeypatch, "data", "check", tmp_path)
@@ -405,11 +405,12 @@ def test_a_broken_further_set_is_not_prepared(synthetic_root, eyepacs, tmp_path,
     assert not (tmp_path / "copy").exists()
 
 
-def test_train_takes_a_further_set(synthetic_root, eyepacs, tmp_path, capsys, monkeypatch):
-    def asked(root, size, progress, graded):
-        raise DataError(f"prepare {root} with {graded}")
+def test_train_takes_further_sets(synthetic_root, eyepacs, tmp_path, capsys, monkeypatch):
+    def asked(root, size, progress, graded, masked):
+        raise DataError(f"prepare {root} with {graded} and {masked}")
 
     monkeypatch.setattr("mtl_utils.data.prepare.prepare", asked)
-    words = ["mtunet-grading", "--data", synthetic_root, "--graded", eyepacs, "--profile", "smoke"]
+    further = ["--graded", eyepacs, "--masked", synthetic_root]
+    words = ["mtunet-grading", "--data", synthetic_root, *further, "--profile", "smoke"]
     code, _, err = mtl(capsys, monkeypatch, "train", *words)
-    assert (code, err) == (2, f"mtl: prepare {synthetic_root} with {eyepacs}\n")
+    assert (code, err) == (2, f"mtl: prepare {synthetic_root} with {eyepacs} and {synthetic_root}\n")

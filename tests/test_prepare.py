@@ -413,6 +413,16 @@ def test_a_broken_data_set_is_not_prepared(synthetic_root, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_copy_that_does_not_name_its_sets_is_idrid(synthetic_root, tmp_path):
+    """Copies from before other sets with masks were read."""
+    folder = prepare(synthetic_root, SIZE, tmp_path / "copy", progress=False).folder
+    about = json.loads((folder / "about.json").read_text())
+    assert about.pop("sets") == ["IDRiD"]
+    (folder / "about.json").write_text(json.dumps(about | {"synthetic": False}))
+    old = WorkingCopy.open(folder)
+    assert old.label == "IDRiD" and old.unknown_lesions() == ()
+
+
 def test_without_a_folder_the_copy_goes_to_the_cache(synthetic_root, tmp_path, monkeypatch):
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
     copy = prepare(synthetic_root, SIZE, progress=False)
@@ -429,7 +439,7 @@ def few_real_photographs(real_idrid: Path, monkeypatch: pytest.MonkeyPatch) -> I
     few = pd.concat([table[table.part == "A"].head(5), table[table.part == "B"].head(2)]).reset_index(
         drop=True
     )
-    monkeypatch.setattr(module, "read_idrid", lambda root: few)
+    monkeypatch.setattr(module, "read_set", lambda root: few)
     return few
 
 

@@ -7,12 +7,11 @@ MTUnet learns its grades from EyePACS (1,914 photographs per grade) and is judge
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from mtl_utils.data.idrid import SPLIT_FOLDERS, holds_idrid, scan_idrid
+from mtl_utils.data.idrid import SPLIT_FOLDERS
 from mtl_utils.data.layout import (
     IMAGE_SUFFIXES,
     as_table,
@@ -20,11 +19,13 @@ from mtl_utils.data.layout import (
     folders,
     match_labels,
     read_csv,
+    whole,
     whole_numbers,
 )
 from mtl_utils.errors import DataError
 from mtl_utils.lesions import GRADES
 
+EYEPACS, FOLDER = "EyePACS set", "graded folder"
 SPLITS = tuple(SPLIT_FOLDERS)
 
 LABEL_FILES = {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}
@@ -39,9 +40,6 @@ COLUMN_NAMES = {
     "image": ("image", "imageid", "imagename", "idcode", "filename"),
     "grade": ("grade", "level", "diagnosis", "retinopathygrade", "drgrade"),
 }
-
-GRADED_PREFIX = "graded-"
-"""How the names of a further set's photographs begin in IDRiD's table."""
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -188,6 +186,14 @@ def scan_eyepacs(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return as_table(rows), problems
 
 
+def _csv_files(root: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() == ".csv" and not path.name.startswith(".")
+    ]
+
+
 def scan_graded_folder(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """As `read_graded_folder`, but what is wrong is listed, one line per problem, instead of stopping there.
 
@@ -207,51 +213,14 @@ def scan_graded_folder(root: str | Path) -> tuple[pd.DataFrame, list[str]]:
     return as_table(rows), problems
 
 
-def _csv_files(root: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(root.iterdir())
-        if path.suffix.lower() == ".csv" and not path.name.startswith(".")
-    ]
+def holds_eyepacs(root: Path) -> bool:
+    """Is one of EyePACS's CSV files in this folder?"""
+    return any(_label_file(root, split) for split in SPLITS)
 
 
-IDRID, EYEPACS, FOLDER = "IDRiD", "EyePACS set", "graded folder"
-SCANS: dict[str, Callable[[str | Path], tuple[pd.DataFrame, list[str]]]] = {
-    IDRID: lambda root: scan_idrid(root, parts="B"),
-    EYEPACS: scan_eyepacs,
-    FOLDER: scan_graded_folder,
-}
-"""What reads the graded photographs of each layout."""
-
-
-def layout_of(root: str | Path) -> str:
-    """Which layout a folder has: one of `SCANS`.
-
-    Raises:
-        DataError: `root` is no folder, or has none of them.
-    """
-    root = existing_folder(root, "a data set")
-    if any(_label_file(root, split) for split in SPLITS):
-        return EYEPACS
-    if holds_idrid(root):
-        return IDRID
-    if _csv_files(root):
-        return FOLDER
-    raise DataError(
-        f"{root} has no layout that the course knows. There are:",
-        [
-            "IDRiD: the folders 'A. Segmentation' and 'B. Disease Grading'",
-            f"EyePACS: {LABEL_FILES['train']} and the folder train, as at Kaggle",
-            "a folder of your own: photographs, and one CSV file with the columns image and grade",
-        ],
-    )
-
-
-def _read(root: str | Path, layout: str) -> pd.DataFrame:
-    table, problems = SCANS[layout](root)
-    if problems:
-        raise DataError(f"{root} is not a whole {layout} ('mtl data check' says the same):", problems)
-    return table
+def holds_graded_folder(root: Path) -> bool:
+    """Is a CSV file in this folder?"""
+    return bool(_csv_files(root))
 
 
 def read_eyepacs(root: str | Path) -> pd.DataFrame:
@@ -268,7 +237,7 @@ def read_eyepacs(root: str | Path) -> pd.DataFrame:
     Raises:
         DataError: anything is missing or out of range; `problems` has a line for each.
     """
-    return _read(root, EYEPACS)
+    return whole(root, EYEPACS, *scan_eyepacs(root))
 
 
 def read_graded_folder(root: str | Path) -> pd.DataFrame:
@@ -285,28 +254,4 @@ def read_graded_folder(root: str | Path) -> pd.DataFrame:
     Raises:
         DataError: anything is missing or out of range; `problems` has a line for each.
     """
-    return _read(root, FOLDER)
-
-
-def read_graded(root: str | Path) -> pd.DataFrame:
-    """The graded photographs of a folder in any layout of `SCANS`; of IDRiD part B.
-
-    Raises:
-        DataError: no such layout, or anything is missing or out of range.
-    """
-    return _read(root, layout_of(root))
-
-
-def with_graded(table: pd.DataFrame, graded: pd.DataFrame) -> pd.DataFrame:
-    """IDRiD's table with the photographs of a further set, all of them for training.
-
-    That is MTUnet's way: it learns from Kaggle's training and test photographs together.
-
-    Args:
-        table: from `read_idrid`.
-        graded: from `read_graded`. Its names become 'graded-train-10_left' and so on, since both sets may
-            have a photograph of one name.
-    """
-    names = GRADED_PREFIX + graded.split + "-" + graded.name
-    further = graded.assign(split="train", name=names)
-    return as_table([*table.to_dict("records"), *further.to_dict("records")])
+    return whole(root, FOLDER, *scan_graded_folder(root))

@@ -18,11 +18,14 @@ from PIL import Image, UnidentifiedImageError
 
 from mtl_utils.data.layout import (
     IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
     as_table,
     existing_folder,
+    files_by_stem,
     folders,
     match_labels,
     read_csv,
+    whole,
     whole_numbers,
 )
 from mtl_utils.errors import DataError
@@ -45,7 +48,6 @@ LABEL_FILES = {
     "test": "b. IDRiD_Disease Grading_Testing Labels.csv",
 }
 DME_RISKS = (0, 1, 2)
-MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
 
 def _plain(name: str) -> str:
@@ -96,14 +98,6 @@ class _Layout:
         return found[0] if found else None
 
 
-def _files(folder: Path | None, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Stem -> path, without the hidden files ('._IDRiD_01.jpg') that some zip tools leave behind."""
-    if folder is None:
-        return {}
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes)
-    return {path.stem: path for path in files if not path.name.startswith(".")}
-
-
 def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read one of part B's CSV files, and list the rows that are wrong instead of stopping at them.
 
@@ -148,10 +142,12 @@ def _no_photographs(folder: Path, split: str) -> str:
 def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split in SPLIT_FOLDERS:
-        photographs = _files(layout.photographs(folder, split), IMAGE_SUFFIXES)
+        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES)
         if not photographs:
             problems.append(_no_photographs(folder, split))
-        masks = {lesion: _files(layout.masks(folder, split, lesion), MASK_SUFFIXES) for lesion in LESIONS}
+        masks = {
+            lesion: files_by_stem(layout.masks(folder, split, lesion), MASK_SUFFIXES) for lesion in LESIONS
+        }
         for lesion, files in masks.items():
             if photographs and not files:
                 where = folder / MASK_FOLDER / SPLIT_FOLDERS[split] / LESION_FOLDERS[lesion]
@@ -171,7 +167,7 @@ def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
 def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split in SPLIT_FOLDERS:
-        photographs = _files(layout.photographs(folder, split), IMAGE_SUFFIXES)
+        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES)
         if not photographs:
             problems.append(_no_photographs(folder, split))
             continue
@@ -237,10 +233,7 @@ def read_idrid(root: str | Path) -> pd.DataFrame:
     Raises:
         DataError: anything is missing or out of range; `problems` has a line per file.
     """
-    table, problems = scan_idrid(root)
-    if problems:
-        raise DataError(f"{root} is not a whole IDRiD ('mtl data check' says the same):", problems)
-    return table
+    return whole(root, "IDRiD", *scan_idrid(root))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from mtl_utils.lesions import LESIONS
 
 COLUMNS = ("part", "split", "name", "photo", "image", "grade", "dme", *LESIONS)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
 
 def existing_folder(root: str | Path, holds: str) -> Path:
@@ -32,6 +33,31 @@ def folders(parent: Path) -> list[Path]:
     return [
         path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))
     ]
+
+
+def find_folder(root: Path, name: str, depth: int = 2) -> Path | None:
+    """The folder called `name`, in any case: `root` itself, or at most `depth` levels below; None: not there.
+
+    Zip tools often put a folder into another one of the same name: then it is the inner one.
+    """
+    level = [root]
+    for _ in range(depth + 1):
+        for folder in level:
+            if folder.name.lower() == name.lower():
+                return folder / folder.name if (folder / folder.name).is_dir() else folder
+        level = [below for folder in level for below in folders(folder)]
+    return None
+
+
+def files_by_stem(folder: Path | None, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Stem -> path, without the hidden files ('._IDRiD_01.jpg') that some zip tools leave behind.
+
+    Empty where there is no such folder.
+    """
+    if folder is None or not folder.is_dir():
+        return {}
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes)
+    return {path.stem: path for path in files if not path.name.startswith(".")}
 
 
 def read_csv(path: Path, remedy: str) -> pd.DataFrame:
@@ -90,6 +116,17 @@ def match_labels(
         )
     there = labels[labels.name.isin(photographs)].astype(object)
     return pd.concat([there, pd.DataFrame({"name": unlabelled}, dtype=object)])
+
+
+def whole(root: str | Path, name: str, table: pd.DataFrame, problems: list[str]) -> pd.DataFrame:
+    """The table that a scan gave.
+
+    Raises:
+        DataError: the scan found `problems`.
+    """
+    if problems:
+        raise DataError(f"{root} is not a whole {name} ('mtl data check' says the same):", problems)
+    return table
 
 
 def as_table(rows: Sequence[dict]) -> pd.DataFrame:

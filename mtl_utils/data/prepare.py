@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,13 +27,24 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import link_photographs, thumbnails
-from mtl_utils.data.eyepacs import GRADED_PREFIX, read_graded, with_graded
 from mtl_utils.data.fov import crop_square, field_of_view
-from mtl_utils.data.idrid import read_idrid, read_mask, read_photograph
+from mtl_utils.data.idrid import read_mask, read_photograph
 from mtl_utils.data.layout import typed
-from mtl_utils.errors import DataError
-from mtl_utils.lesions import LESIONS
-from mtl_utils.runtime import cache_dir, data_label, is_synthetic
+from mtl_utils.data.sets import (
+    GRADED_PREFIX,
+    IDRID,
+    LAYOUTS,
+    MASKED_PREFIX,
+    layout_of,
+    read_graded,
+    read_masked,
+    read_set,
+    with_graded,
+    with_masked,
+)
+from mtl_utils.errors import DataError, MTLError
+from mtl_utils.lesions import LESION_NAMES, LESIONS
+from mtl_utils.runtime import cache_dir, is_synthetic
 
 FORMAT = 1  # raise when the files below change their meaning
 PHOTOGRAPHS, MASKS, ABOUT = "photographs.u8", "masks.u8", "about.json"
@@ -94,11 +105,12 @@ class WorkingCopy:
 
     Attributes:
         folder: where it lies.
-        table: as from `read_idrid`, with `photo` linked: equal photographs share it. Position i of the table
+        table: as from `read_set`, with `photo` linked: equal photographs share it. Position i of the table
             is picture i.
         size: side of the pictures, in pixels.
         fingerprint: of the full-size files that it was made from.
         synthetic: made from drawn photographs.
+        sets: names in `sets.LAYOUTS` of the sets with masks: the main one, then the further one, if any.
     """
 
     folder: Path
@@ -109,15 +121,47 @@ class WorkingCopy:
     photographs: np.ndarray
     packed_masks: np.ndarray
     mask_positions: np.ndarray
+    sets: tuple[str, ...] = (IDRID,)
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def label(self) -> str:
-        """How records name the data: 'synthetic set' or 'IDRiD', with ' + graded set' where one was added."""
-        further = self.table.name.str.startswith(GRADED_PREFIX).any()
-        return data_label(self.synthetic) + (" + graded set" if further else "")
+        """How records name the data: 'IDRiD', 'synthetic set', 'IDRiD + DiaRetDB1', 'IDRiD + graded set'."""
+        main, *masked = self.sets
+        graded = ["graded set"] if self.table.name.str.startswith(GRADED_PREFIX).any() else []
+        return " + ".join(["synthetic set" if self.synthetic else main, *masked, *graded])
+
+    def unknown_lesions(self, rows: Sequence[int] | None = None) -> tuple[str, ...]:
+        """The lesions that the authors of some photograph with masks did not draw, in the order of `LESIONS`.
+
+        Their channel of `mask` is 0 there, and that does not mean that there are none.
+
+        Args:
+            rows: positions in the table; None: all.
+        """
+        table = self.table if rows is None else self.table.iloc[rows]
+        further = table.name[table.part == "A"].str.startswith(MASKED_PREFIX)
+        used = {self.sets[int(place)] for place in further.unique()}
+        return tuple(name for name in LESIONS if any(name not in LAYOUTS[one].drawn for one in used))
+
+    def require_lesions(self, needed: Collection[str], rows: Sequence[int] | None = None) -> None:
+        """Refuse to be used where a needed lesion is unknown.
+
+        Args:
+            needed: lesions, such as those of a label space's groups.
+            rows: positions in the table that are to be used; None: all.
+
+        Raises:
+            MTLError: some of these photographs have masks without one of them.
+        """
+        missing = [LESION_NAMES[name] for name in self.unknown_lesions(rows) if name in needed]
+        if missing:
+            raise MTLError(
+                f"{self.label}: not all photographs with masks say where the {' and the '.join(missing)} is. "
+                "Take the label space 'fused' or 'separate', which leave it out, or IDRiD, which has it."
+            )
 
     @cached_property
     def grades(self) -> np.ndarray:
@@ -140,9 +184,7 @@ class WorkingCopy:
         """
         if not self.has_mask(position):
             row = self.table.iloc[position]
-            raise DataError(
-                f"{row.part} {row.split} {row['name']} has no masks: part B of IDRiD is graded only"
-            )
+            raise DataError(f"{row.part} {row.split} {row['name']} has no masks: part B is graded only")
         return ((self.packed_masks[self.mask_positions[position]][None] & _BITS) > 0).astype(np.uint8)
 
     @classmethod
@@ -174,6 +216,7 @@ class WorkingCopy:
             photographs=np.memmap(folder / PHOTOGRAPHS, np.uint8, "r", shape=shapes[PHOTOGRAPHS]),
             packed_masks=np.memmap(folder / MASKS, np.uint8, "r", shape=shapes[MASKS]),
             mask_positions=np.where(with_mask, np.cumsum(with_mask) - 1, -1),
+            sets=tuple(about.get("sets", (IDRID,))),  # copies made before other sets were read do not say
         )  # fmt: skip
 
 
@@ -213,16 +256,18 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     graded: str | Path | None = None,
+    masked: str | Path | None = None,
 ) -> WorkingCopy:
     """Make the working copy of a data set, or open it where it is already made.
 
     Args:
-        root: a folder that `read_idrid` reads.
+        root: a folder that `read_set` reads: IDRiD, DDR or DiaRetDB1.
         size: side of the square pictures, in pixels.
         out: where to put it; None: in the cache, under the data's fingerprint.
         workers: photographs prepared at a time; None: one per core.
         progress: show a bar.
-        graded: a folder that `read_graded` reads; its photographs are added for training. None: IDRiD alone.
+        graded: a folder that `read_graded` reads; its photographs are added for training.
+        masked: a folder that `read_masked` reads; its photographs are added for training.
 
     A run that was killed goes on where it stopped and ends with the same bytes. Until it is whole, the copy
     lies in a folder `....part`, which nothing reads.
@@ -233,9 +278,13 @@ def prepare(
     """
     if not 16 <= size <= 4096:
         raise DataError(f"size is {size} px: give a side between 16 and 4096")
-    table, synthetic = read_idrid(root), is_synthetic(root)
+    table, sets = read_set(root), [layout_of(root).name]
+    if masked is not None:
+        table = with_masked(table, read_masked(masked))
+        sets.append(layout_of(masked).name)
     if graded is not None:
-        table, synthetic = with_graded(table, read_graded(graded)), synthetic or is_synthetic(graded)
+        table = with_graded(table, read_graded(graded))
+    synthetic = any(is_synthetic(folder) for folder in (root, masked, graded) if folder is not None)
     mark = fingerprint(table)
     out = Path(out).expanduser() if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
     part = out.with_name(f"{out.name}.{mark}-{size}-v{FORMAT}{UNFINISHED}")
@@ -244,7 +293,14 @@ def prepare(
         with FileLock(
             part.with_suffix(".lock")
         ):  # two notebooks that start together: the second waits, then opens
-            return _prepare(table, mark, synthetic, size, out, part, workers or os.cpu_count() or 1, progress)
+            about = {
+                "format": FORMAT,
+                "size": size,
+                "fingerprint": mark,
+                "synthetic": synthetic,
+                "sets": sets,
+            }
+            return _prepare(table, about, out, part, workers or os.cpu_count() or 1, progress)
     except OSError as error:
         free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free / 1e6
         raise DataError(
@@ -254,18 +310,12 @@ def prepare(
 
 
 def _prepare(
-    table: pd.DataFrame,
-    mark: str,
-    synthetic: bool,
-    size: int,
-    out: Path,
-    part: Path,
-    workers: int,
-    progress: bool,
+    table: pd.DataFrame, about: dict, out: Path, part: Path, workers: int, progress: bool
 ) -> WorkingCopy:
+    size = about["size"]
     if (out / ABOUT).exists():
         copy = WorkingCopy.open(out)
-        if (copy.fingerprint, copy.size) != (mark, size):
+        if (copy.fingerprint, copy.size) != (about["fingerprint"], size):
             raise DataError(
                 f"{out} is the working copy of other data or another size. Give another folder, or delete it."
             )
@@ -285,23 +335,16 @@ def _prepare(
                 masks.flush()  # a kill then costs the photographs at work, not a buffer full
             pictures.write(picture.tobytes())
             pictures.flush()
-    _write_about(part / ABOUT, linked, synthetic, size, mark)
+    _write_about(part / ABOUT, linked, about)
     if out.exists():
         out.rmdir()
     part.rename(out)
     return WorkingCopy.open(out)
 
 
-def _write_about(path: Path, linked: pd.DataFrame, synthetic: bool, size: int, mark: str) -> None:
-    table = linked.astype(object).where(linked.notna(), None)
-    about = {
-        "format": FORMAT,
-        "size": size,
-        "fingerprint": mark,
-        "synthetic": synthetic,
-        "table": table.to_dict(orient="list"),
-    }
-    path.write_text(json.dumps(about, indent=1, default=int), encoding="utf-8")
+def _write_about(path: Path, linked: pd.DataFrame, about: dict) -> None:
+    table = linked.astype(object).where(linked.notna(), None).to_dict(orient="list")
+    path.write_text(json.dumps({**about, "table": table}, indent=1, default=int), encoding="utf-8")
 
 
 class ReadingTimes(NamedTuple):
@@ -321,7 +364,7 @@ def reading_times(copy: WorkingCopy, table: pd.DataFrame, n: int = 5) -> Reading
 
     Args:
         copy: a working copy.
-        table: from `read_idrid`, of the full-size files that `copy` was made from.
+        table: from `read_set`, of the full-size files that `copy` was made from.
         n: how many photographs.
     """
     seconds = []

@@ -26,6 +26,7 @@ ROLES = ("train", "val", "test")
 VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with masks on IDRiD
 
 LEAK = "the same photograph is in a test split"
+CHOOSES = "the same photograph is in an official validation split"
 CONFLICT = "the same photograph stands there twice, with different labels"
 REPEAT = "the same photograph stands there twice"
 IN_PART_A = "the same photograph is in part A"
@@ -58,9 +59,10 @@ class Split:
                 f"no role {role!r} or no task {task!r}. "
                 f"Roles: {', '.join(ROLES)}; tasks: {', '.join(TASK_PARTS)}."
             )
-        if self.protocol == "paper" and role == "val":
-            role = "test"  # what the papers do, and what chapter 04 warns of
-        return np.flatnonzero((self.roles == role) & (self.tasks == task))
+        rows = np.flatnonzero((self.roles == role) & (self.tasks == task))
+        if self.protocol == "paper" and role == "val" and not len(rows):  # no official validation split
+            return self.rows("test", task)  # what the papers do, and what chapter 04 warns of
+        return rows
 
     def counts(self) -> pd.DataFrame:
         """Number of photographs by role (rows) and task (columns)."""
@@ -70,16 +72,18 @@ class Split:
 
 
 def _reasons(table: pd.DataFrame) -> pd.Series:
-    """Why a training photograph is left out by the clean protocol; missing where it stays."""
-    training = table.split == "train"
+    """Why a photograph is left out by the clean protocol; missing where it stays."""
+    training, validating, testing = (table.split == role for role in ROLES)
     # Any task's test split counts: a shared encoder that was graded on a photograph has seen it, masks or no
     # masks.
-    leaked = training & table.photo.isin(table.photo[~training])
-    candidates = table[training & ~leaked]
+    leaked = ~testing & table.photo.isin(table.photo[testing])
+    chooses = training & ~leaked & table.photo.isin(table.photo[validating])
+    candidates = table[training & ~leaked & ~chooses]
     same = candidates.groupby(["part", "photo"])
     differs = (same.grade.transform("nunique") > 1) | (same.dme.transform("nunique") > 1)
     reasons = pd.Series(pd.NA, index=table.index, dtype="object")
     reasons[leaked] = LEAK
+    reasons[chooses] = CHOOSES
     reasons[candidates.index[differs]] = CONFLICT
     agreeing = candidates[~differs]
     reasons[agreeing.index[agreeing.duplicated(["part", "photo"])]] = REPEAT
@@ -91,9 +95,8 @@ def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
     side.
     """
     kinds = table.part + table.grade.astype("string").fillna("-")
-    folds = min(
-        VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in TASK_PARTS.values())
-    )
+    parts = table.part.unique()
+    folds = min(VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in parts))
     if folds >= 2:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
@@ -102,7 +105,7 @@ def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
             )  # a tiny set need not have every grade on both sides
             for _, chosen in splitter.split(table, kinds, groups=table.photo):
                 validates = np.isin(np.arange(len(table)), chosen)
-                if table.part[validates].nunique() == table.part[~validates].nunique() == len(TASK_PARTS):
+                if table.part[validates].nunique() == table.part[~validates].nunique() == len(parts):
                     return validates
     raise MTLError(
         "too few photographs to carve a validation split from: each part needs at least two for training"
@@ -117,6 +120,8 @@ def _in_fold(table: pd.DataFrame, seed: int, fold: int) -> np.ndarray:
         raise MTLError(f"{photos.nunique()} photographs with masks: too few for {FOLDS} folds")
     # Not every photograph shows every lesion: each fold shall have its share.
     kinds = table.iloc[part_a][list(DISEASE_LESIONS)].notna().astype(int).astype(str).agg("".join, axis=1)
+    if kinds.value_counts().max() < FOLDS:  # so few photographs cannot be shared out by kind
+        kinds[:] = ""
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # a rare mixture of lesions
@@ -130,7 +135,8 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
     Args:
         table: with `photo` linked, as in a working copy (`WorkingCopy.table`).
         protocol: one of `PROTOCOLS`.
-        seed: decides which training photographs validate, and what is a fold (not with 'paper').
+        seed: decides which training photographs validate, and what is a fold (not with 'paper'). Where a part
+            has official validation photographs (split 'val'), those validate, and no others of that part.
         fold: which fold is judged, 0-4 (only with 'clean-folds').
 
     Raises:
@@ -159,8 +165,10 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
             .reset_index(drop=True)
         )
         roles[left_out] = "dropped"
-        training = np.flatnonzero(roles == "train")
-        roles[training[_validation(table.iloc[training], seed)]] = "val"
+        official = table.part[roles == "val"].unique()  # these parts have a validation split already
+        training = np.flatnonzero((roles == "train") & ~table.part.isin(official))
+        if len(training):
+            roles[training[_validation(table.iloc[training], seed)]] = "val"
     return Split(protocol, roles, tasks, dropped)
 
 

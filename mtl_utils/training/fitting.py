@@ -170,6 +170,7 @@ def fit(
     if first is not None and not config.first_tasks:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     parts = config.parts(copy.table)
+    _data_fits(config, copy, parts)
     labels, before = None, 0.0
     if config.first_tasks:
         first, before = _first_network(config, copy, folder, resume, progress, first)
@@ -222,6 +223,17 @@ def _module(
 ) -> MultiTaskModule:
     kind = LabelUpdateModule if config.label_update else MultiTaskModule
     return kind(config, network, copy.fingerprint, pseudo)
+
+
+def _data_fits(config: Config, copy: WorkingCopy, parts: Split) -> None:
+    """Are there photographs for each task, and did somebody draw what the masks shall show?"""
+    for task in config.tasks:
+        rows = parts.rows("train", "segmentation" if config.pseudo_grades else task)
+        if not len(rows):
+            missing = "grade" if task == "grading" else "masks"
+            raise MTLError(f"{config.name}: {copy.label} has no photographs with {missing} to learn from")
+        if task == "segmentation":
+            copy.require_lesions({lesion for group in config.space.groups.values() for lesion in group}, rows)
 
 
 def _pseudo_fits(config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None) -> None:

@@ -1,0 +1,113 @@
+"""What does one update of the label-update network cost, beside a plain training step of the same network?"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from mtl_utils.lesions import GRADES
+from mtl_utils.runtime import default_device, peak_memory, reset_peak_memory
+from mtl_utils.systems.pldmlt import Batch, LabelUpdateNetwork, meta_gradient, stage_two_loss
+from mtl_utils.training.config import Config, build_network
+from mtl_utils.training.fitting import precision
+
+KINDS = ("plain step", "update, first order", "update, second order")
+
+
+def update_costs(config: Config, repeats: int = 9) -> pd.DataFrame:
+    """Time and memory of a training step with fixed labels, and of a label update of either order.
+
+    The three take turns, so that other work on the machine hits all of them, and of each the fastest counts.
+    Memory is what two steps need beyond networks and batch, each kind in a process of its own, where nothing
+    is left from before.
+
+    Args:
+        config: of a run with a label update: its networks, picture size, batch size, losses and precision.
+        repeats: timed rounds, after one that warms up.
+
+    Returns:
+        A row for each of `KINDS`: seconds, times (as many as a plain step), peak_memory_gib.
+    """
+    steps = _steps(config)
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats + 1):
+        for kind in KINDS:
+            started = time.perf_counter()
+            steps[kind]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[kind].append(time.perf_counter() - started)
+    fastest = {kind: min(values[1:]) for kind, values in seconds.items()}
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1, maxtasksperchild=1) as pool:
+        memory = [pool.apply(_memory_of, (config, kind, torch.get_num_threads())) for kind in KINDS]
+    return pd.DataFrame(
+        {
+            "seconds": fastest,
+            "times": {kind: value / fastest[KINDS[0]] for kind, value in fastest.items()},
+            "peak_memory_gib": dict(zip(KINDS, memory, strict=True)),
+        }
+    )
+
+
+def _memory_of(config: Config, kind: str, threads: int) -> float | None:
+    """In a fresh process: GiB that two steps of one kind need beyond networks and batch; None where the
+    system does not tell.
+    """
+    torch.set_num_threads(threads)
+    step = _steps(config)[kind]
+    if not reset_peak_memory():
+        return None
+    before = peak_memory()
+    step()
+    step()
+    return peak_memory() - before
+
+
+def _steps(config: Config) -> dict[str, Callable[[], object]]:
+    """The three steps, on random pictures."""
+    device = torch.device(default_device())
+    network = build_network(config).to(device)
+    settings = config.label_update
+    updater = LabelUpdateNetwork(
+        config.encoder_name, config.encoder_weights, settings.hierarchy, settings.start
+    ).to(device)
+    batch = _random_batch(config, device)
+    labels = F.one_hot(batch["grade"], len(GRADES)).float()
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    half = precision(config.system).startswith("bf16")
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = sum(
+                stage_two_loss(network(batch["image"]), batch, labels, config.lambda_cls, config.focal)
+            )
+        loss.backward()
+        optimizer.step()
+
+    def update(order: str) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            meta_gradient(
+                network, updater, batch, replace(settings, order=order), config.lambda_cls, config.focal
+            )
+
+    return dict(zip(KINDS, (plain, lambda: update("first"), lambda: update("second")), strict=True))
+
+
+def _random_batch(config: Config, device: torch.device) -> Batch:
+    number, side, classes = config.batch_size, config.segmentation_size, len(config.space.classes)
+    chosen = torch.randint(classes, (number, side, side))
+    return {
+        "image": torch.rand(number, 3, side, side, device=device),
+        "mask": F.one_hot(chosen, classes).movedim(-1, 1).float().to(device),
+        "has_mask": torch.ones(number, dtype=torch.bool, device=device),
+        "grade": torch.randint(len(GRADES), (number,), device=device),
+        "plausible": torch.ones(number, len(GRADES), dtype=torch.bool, device=device),
+    }

@@ -35,6 +35,10 @@ GROUP_COLOURS = {
 }
 """Colours of MTUnet's groups (`label_spaces`): each that of its larger member."""
 
+FUSED_COLOURS = {"lesion": LESION_COLOURS["EX"]}
+FUSED_NAMES = {"lesion": "lesions"}
+"""PLDMLT's one group of all four lesions (`label_spaces.FUSED`)."""
+
 GROUP_NAMES = {"red": "red lesions", "yellow": "yellow lesions", "disc": "optic disc"}
 
 GRADES = (0, 1, 2, 3, 4)

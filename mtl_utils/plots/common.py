@@ -14,16 +14,34 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from mtl_utils.lesions import GROUP_COLOURS, GROUP_NAMES, LESION_COLOURS, LESION_NAMES, LESIONS
+from mtl_utils.lesions import (
+    FUSED_COLOURS,
+    FUSED_NAMES,
+    GROUP_COLOURS,
+    GROUP_NAMES,
+    LESION_COLOURS,
+    LESION_NAMES,
+    LESIONS,
+)
 
 if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
     from torch import nn
 
     from mtl_utils.systems.base import FundusNetwork
 
-COLOURS = LESION_COLOURS | GROUP_COLOURS
-NAMES = {lesion: f"{name} ({lesion})" for lesion, name in LESION_NAMES.items()} | GROUP_NAMES
-_SMALLEST_LAST = ("OD", "disc", "SE", "EX", "yellow", "HE", "red", "MA")  # so that nothing covers it
+COLOURS = LESION_COLOURS | GROUP_COLOURS | FUSED_COLOURS
+NAMES = {lesion: f"{name} ({lesion})" for lesion, name in LESION_NAMES.items()} | GROUP_NAMES | FUSED_NAMES
+_SMALLEST_LAST = (
+    "OD",
+    "lesion",
+    "disc",
+    "SE",
+    "EX",
+    "yellow",
+    "HE",
+    "red",
+    "MA",
+)  # so that nothing covers it
 
 
 def overlay(

@@ -9,6 +9,7 @@ is meta auxiliary learning (Liu, Davison and Johns, NeurIPS 2019), the scheme th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -350,7 +351,9 @@ def meta_gradient(
 def _exact_slopes(network: nn.Module, batch: Batch, along: Parameters, gamma: float) -> torch.Tensor:
     """Derivative of each grade's term of L_C at theta along a direction, (B, 5)."""
     parameters = {name: value.detach() for name, value in network.named_parameters()}
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), warnings.catch_warnings():
+        # What torch uses inside, it warns of itself.
+        warnings.filterwarnings("ignore", ".*torch.jit.script.*", FutureWarning)
         dual = {name: forward_ad.make_dual(parameters[name], value) for name, value in along.items()}
         logits = _call(network, parameters | dual, batch, ("grading",))["grading"]
         return forward_ad.unpack_dual(focal_terms(logits, gamma)).tangent

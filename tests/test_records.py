@@ -116,6 +116,14 @@ def test_a_paired_t_test_by_hand():
     assert row.seeds == 3
 
 
+def test_a_recorded_label_update_costs_at_most_four_plain_steps():
+    for run in load_records():
+        if "update_costs" in run.get("pseudo_grades", {}):
+            costs = run["pseudo_grades"]["update_costs"]
+            assert 1 < costs["update, first order"]["times"] <= 4
+            assert 1 < costs["update, second order"]["times"] <= 4
+
+
 @pytest.mark.parametrize("path", sorted(results_folder().glob("*.json")), ids=lambda path: path.stem)
 def test_recorded_runs_say_how_they_were_made(path):
     made = json.loads(path.read_text())

@@ -97,9 +97,10 @@ def experiments() -> None:
     """List the named runs: the paper and table they belong to, what they do, and what data they need."""
     from mtl_utils.experiments import EXPERIMENTS
 
-    width = max(map(len, EXPERIMENTS))
+    places = {name: f"{entry.paper}, {entry.table}" for name, entry in EXPERIMENTS.items()}
+    width, wide = (max(map(len, texts)) for texts in (EXPERIMENTS, places.values()))
     for name, entry in EXPERIMENTS.items():
-        typer.echo(f"{name:{width}}  {entry.paper}, {entry.table:8} {entry.about}; needs {entry.needs}")
+        typer.echo(f"{name:{width}}  {places[name]:{wide}}  {entry.about}; needs {entry.needs}")
 
 
 @app.command("train")

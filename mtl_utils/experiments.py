@@ -262,6 +262,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "pldmlt-masks",
             "Table 3",
             "ablation, L_S: masks only",
+            "IDRiD A",
             tasks=("segmentation",),
             pseudo_grades=False,
             label_update=None,

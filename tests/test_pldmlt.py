@@ -552,6 +552,19 @@ def test_pseudo_grades_there_and_back(tmp_path):
     assert PseudoGrades.open(no_disc.write(tmp_path)).digest == no_disc.digest
 
 
+def test_the_digest_tells_apart_what_a_run_would_see():
+    heat, disc = [0.9] * 5, [0.1] * 5
+    one = pseudo_table(("HE EX SE", [0, 0, 0.2, 0.2, 0.6], heat, disc))
+    assert replace(one, heat_maps=None).digest == one.digest  # rules out nothing
+    others = (
+        replace(one, about=one.about | {"makers": ["one", "three"]}),
+        replace(one, table=one.table.assign(row=11)),
+        replace(one, table=one.table.assign(p2=0.7)),  # another grade, the same ones plausible
+        replace(one, rules=None),  # the same grade, more of them plausible
+    )
+    assert len({made.digest for made in (one, *others)}) == 5
+
+
 def test_a_half_written_file_is_never_read(tmp_path, monkeypatch):
     path = FOUND.write(tmp_path)
     whole = path.read_bytes()
@@ -886,14 +899,16 @@ def test_which_photographs_stage_two_sees(undisturbed, synthetic_copy, pseudo):
     config, known = undisturbed.config, known_grades(synthetic_copy.table)
     parts = config.parts(synthetic_copy.table)
     train, val, test = (parts.rows(role, "segmentation") for role in ("train", "val", "test"))
+    # Grade 1 for all, which no photograph of part A truly has: so it is seen who gave a grade.
+    pseudo = replace(pseudo, table=pseudo.table.assign(p1=2.0), rules=None, heat_maps=None)
+    assert 1 not in known[pseudo.rows]
     data = FundusData(config, synthetic_copy, parts, pseudo=pseudo)
     learned = data._train_loader("segmentation", 0).dataset
     assert set(learned.rows) == set(train)
-    grades = pseudo.by_row(len(synthetic_copy))[0]
-    assert all(sample["grade"] == grades[sample["row"]] and sample["has_mask"] for sample in learned)
+    assert all(sample["grade"] == 1 and sample["has_mask"] for sample in learned)
     judged, drawn = data.val_dataloader()
     assert judged.dataset.rows.tolist() == drawn.dataset.rows.tolist() == val.tolist()
-    assert [sample["grade"].item() for sample in judged.dataset] == grades[val].tolist()
+    assert {sample["grade"].item() for sample in judged.dataset} == {1}
     # What is judged with are true grades, of those photographs that have one.
     judged, drawn = data.test_dataloader()
     assert drawn.dataset.rows.tolist() == test.tolist()

@@ -167,10 +167,10 @@ def _fused_baseline(architecture: str, title: str, encoder_name: str) -> Experim
     )
 
 
-def _grading_baseline(name: str, encoder_name: str) -> Experiment:
+def _grading_baseline(name: str, encoder_name: str, table: str = "Table 3") -> Experiment:
     return _mtunet(
         name,
-        "Table 3",
+        table,
         f"baseline for grades: encoder {encoder_name}",
         "IDRiD B",
         own_encoder=True,
@@ -234,7 +234,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _grading_baseline("densenet-201", "densenet201"),
         _grading_baseline("resnext-101", "resnext101_32x8d"),
         _grading_baseline("inception-resnet-v2", "inceptionresnetv2"),
-        _grading_baseline("resnext-50", "tu-resnext50_32x4d"),
+        _grading_baseline("resnext-50", "tu-resnext50_32x4d", table="-"),  # PLDMLT's Tables 1, 2
         Experiment(
             _CLASSIFIER_BASE,
             PLDMLT_PAPER,

@@ -36,7 +36,7 @@ def grad_cam(network: FundusNetwork, image: torch.Tensor, grades: Sequence[int] 
     the mean derivative of grade c's score by it.
 
     Args:
-        network: with the task 'grading'.
+        network: with the task 'grading'; left in evaluation mode, without gradients.
         image: RGB in [0, 1], float (B, 3, H, W).
         grades: whose heat maps.
 
@@ -51,6 +51,7 @@ def grad_cam(network: FundusNetwork, image: torch.Tensor, grades: Sequence[int] 
     grader = _Grader(network).eval()
     with GradCAM(grader, [grader.deepest]) as cam:
         maps = [cam(image, [ClassifierOutputTarget(grade)] * len(image)) for grade in grades]
+    grader.zero_grad()  # pytorch-grad-cam leaves those of the last grade
     return np.stack(maps, axis=1).astype(np.float32)
 
 

@@ -376,7 +376,8 @@ def known_grades(table: pd.DataFrame) -> np.ndarray:
     """The grade of every photograph of which any file has one, int64 (N,); -1 where none has, or where two
     files of one photograph contradict each other.
 
-    Of IDRiD's part A, published without grades, 60 of 81 photographs stand in part B as well.
+    Of IDRiD's part A, published without grades, 60 of 81 photographs stand in part B as well; 59 have a known
+    grade, since one of them, IDRiD_69, has two there.
 
     Args:
         table: with `photo` linked, as in a working copy.

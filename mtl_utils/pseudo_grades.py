@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -144,6 +145,12 @@ class PseudoGrades:
         grades[self.rows], plausible[self.rows] = self.adjusted, self.plausible
         return grades, plausible
 
+    @property
+    def digest(self) -> str:
+        """What a run knows them by: other classifiers, other grades or other plausible grades change it."""
+        seen = (self.about["makers"], self.rows, self.adjusted, self.plausible.astype(int))
+        return sha256(json.dumps([np.asarray(part).tolist() for part in seen]).encode()).hexdigest()
+
     def write(self, folder: str | Path) -> Path:
         """Write them to a folder, whole or not at all. Returns the file's path."""
         path = Path(folder) / FILE
@@ -164,7 +171,7 @@ class PseudoGrades:
             about = json.loads(Path(path).read_text(encoding="utf-8"))
             table = pd.DataFrame(about.pop("table"))
             grades = cls(table, {key: about[key] for key in ("data_fingerprint", "makers")})
-            grades.adjusted  # noqa: B018  needs all columns
+            grades.rows, grades.adjusted  # noqa: B018  need all columns that decide
         except FileNotFoundError as error:
             raise DataError(f"no pseudo grades {path}. Make them with 'mtl train pldmlt'.") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_utils.data.augment import RECIPES, mtunet_recipe, report_recipe, training_recipe
+from mtl_utils.data.augment import (
+    RECIPES,
+    mtunet_recipe,
+    pldmlt_recipe,
+    report_recipe,
+    training_recipe,
+)
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.errors import MTLError
-from mtl_utils.label_spaces import LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID
+from mtl_utils.label_spaces import FUSED, LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, SEPARATE
 from mtl_utils.lesions import LESIONS
 
 
@@ -137,8 +143,9 @@ def surely(pixels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_masks_move_with_the_picture_and_what_is_black_is_outside(recipe):
+    # Without what changes colours, by which the test reads the picture.
     transform = mtunet_recipe(64, channel_shift=0) if recipe == "mtunet" else A.Compose(
-        [step for step in training_recipe("report", "segmentation", 64, None) if "Bright" not in str(step)]
+        [step for step in training_recipe(recipe, "segmentation", 64, None) if "Bright" not in str(step)]
     )  # fmt: skip
     dataset = FundusDataset(OneEye(), [0] * 24, transform, space=RED_YELLOW)
     centres = set()
@@ -153,6 +160,66 @@ def test_masks_move_with_the_picture_and_what_is_black_is_outside(recipe):
         assert black.any() and bleeding.any() and eye.any()
         centres.add(tuple(np.argwhere(classes == 1).mean(axis=0).round().astype(int)))
     assert len(centres) > 8  # they do move
+
+
+class TwoMarks(OneEye):
+    """Exudates two pixels beside the bleeding."""
+
+    places = {**OneEye.places, "EX": (slice(20, 32), slice(30, 40))}  # noqa: RUF012
+
+
+def test_fused_and_separate_lesions_of_a_photograph():
+    (fused,) = FundusDataset(TwoMarks(), [0], space=FUSED)
+    assert (fused["mask"].shape, fused["mask"].dtype) == ((2, 64, 64), torch.float32)
+    expected = np.zeros((64, 64), int)
+    expected[20:32, 16:28] = expected[20:32, 30:40] = 1
+    expected[21:31, 28:30] = 1  # the gap closes up to its last pixel; the disc is background
+    assert np.array_equal(fused["mask"].argmax(dim=0), expected)
+
+    (separate,) = FundusDataset(OneEye(), [0], space=SEPARATE)
+    assert separate["mask"].shape == (5, 64, 64)
+    expected = np.zeros((64, 64), int)
+    expected[20:32, 24:40] = SEPARATE.classes.index("EX")
+    expected[20:32, 16:28] = SEPARATE.classes.index("HE")  # the smaller kind, above
+    assert np.array_equal(separate["mask"].argmax(dim=0), expected)
+    for sample in (fused, separate):
+        assert (sample["mask"].sum(dim=0) == 1).all()
+
+
+@pytest.mark.parametrize("space", [FUSED, SEPARATE], ids=lambda space: space.name)
+def test_one_class_per_pixel_of_real_marks_after_augmentation(synthetic_copy, space):
+    rows = synthetic_copy.table.index[synthetic_copy.table.part == "A"]
+    dataset = FundusDataset(synthetic_copy, rows, pldmlt_recipe(64), space=space)
+    masks = torch.stack([sample["mask"] for sample in dataset])
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert (masks.sum(dim=1) == 1).all()
+    assert 0 < masks[:, 1:].mean() < 0.2
+
+
+def test_pldmlts_augmentation_repeats_by_seed(synthetic_copy):
+    one, other, another = (
+        FundusDataset(synthetic_copy, [0, 1], pldmlt_recipe(96), seed=seed, space=FUSED) for seed in (5, 5, 6)
+    )
+    for index in (0, 1):
+        for key in ("image", "mask"):
+            assert torch.equal(one[index][key], other[index][key])
+        assert not torch.equal(one[index]["image"], another[index]["image"])
+    assert (one[0]["image"].shape, one[0]["mask"].shape) == ((3, 96, 96), (2, 96, 96))
+
+
+def test_pldmlts_crops_keep_most_of_the_photograph():
+    # The corner pixels of a white picture: without rotation no crop brings black into it, and what a crop
+    # leaves out is a fifth at the most, read off a ramp from 0 to 255.
+    class Ramp(OneEye):
+        def image(self, row: int) -> np.ndarray:
+            return np.repeat(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+
+    shares = []
+    for sample in FundusDataset(Ramp(), [0] * 40, pldmlt_recipe(64, rotation=0)):
+        ramp = sample["image"][0, 32]
+        shares.append(abs(ramp[-1] - ramp[0]).item())
+    # a side of sqrt(0.8 / 1.1) to 1; the ramp loses a grey level or two at either end
+    assert 0.85 - 0.03 <= min(shares) < 0.93 and max(shares) > 0.95
 
 
 def test_mtunets_augmentation_repeats_by_seed(synthetic_copy):
@@ -186,7 +253,9 @@ def test_recipes_are_found_by_name():
         for crop, last in ((None, []), (32, ["RandomCrop"])):
             steps = [type(step).__name__ for step in training_recipe("mtunet", task, 64, crop)]
             assert steps == ["Resize", "Affine", "HorizontalFlip", "VerticalFlip", "RGBShift", *last]
+        steps = [type(step).__name__ for step in training_recipe("pldmlt", task, 64, None)]
+        assert steps == ["RandomResizedCrop", "Rotate", "HorizontalFlip", "VerticalFlip"]
     names = [type(step).__name__ for step in training_recipe("report", "segmentation", 64, 32)]
     assert "RandomCrop" in names and "Affine" not in names
-    with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet"):
+    with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet, pldmlt"):
         training_recipe("watercolour", "grading", 64, None)

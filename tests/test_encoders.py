@@ -14,7 +14,13 @@ import torch
 from torch.nn import functional as F
 
 from mtl_utils import encoders
-from mtl_utils.encoders import BUNDLED_ENCODER, bundled_classifier_state, create_encoder
+from mtl_utils.encoders import (
+    BUNDLED_ENCODER,
+    BUNDLED_PACKAGES,
+    SECOND_BUNDLED_ENCODER,
+    bundled_classifier_state,
+    create_encoder,
+)
 from mtl_utils.errors import HubError, MTLError
 
 PICTURES = {"chelsea": 285, "coffee": 967}  # ImageNet's 'Egyptian cat' and 'espresso'
@@ -32,22 +38,36 @@ def centre(name: str, side: int = 224) -> torch.Tensor:
     ).clamp(0, 1)
 
 
-@pytest.fixture(scope="module")
-def classifier() -> torch.nn.Module:
-    network = timm.create_model("tf_efficientnet_lite0")
-    network.load_state_dict(bundled_classifier_state(list(network.state_dict())))
-    return network.eval()
+@pytest.fixture(scope="module", params=BUNDLED_PACKAGES)
+def bundled(request: pytest.FixtureRequest) -> tuple[str, torch.nn.Module]:
+    """A bundled encoder's name, and the whole classifier of its package."""
+    network = timm.create_model(request.param.removeprefix("tu-"))
+    network.load_state_dict(bundled_classifier_state(list(network.state_dict()), request.param))
+    return request.param, network.eval()
+
+
+def test_the_two_bundled_encoders_differ():
+    assert (BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER) == (
+        "tu-tf_efficientnet_lite0",
+        "tu-tf_efficientnet_lite1",
+    )
+    sizes = [
+        sum(map(torch.numel, create_encoder(name, None).network.parameters())) for name in BUNDLED_PACKAGES
+    ]
+    assert sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize("name", PICTURES)
 @torch.no_grad()
-def test_bundled_weights_name_two_known_pictures(classifier, name):
+def test_bundled_weights_name_two_known_pictures(bundled, name):
+    _, classifier = bundled
     assert classifier((centre(name) - 0.5) / 0.5).argmax().item() == PICTURES[name]
 
 
 @torch.no_grad()
-def test_bundled_encoder_sees_what_the_classifier_sees(classifier):
-    encoder = create_encoder(BUNDLED_ENCODER, "bundled")
+def test_bundled_encoder_sees_what_the_classifier_sees(bundled):
+    encoder_name, classifier = bundled
+    encoder = create_encoder(encoder_name, "bundled")
     assert (encoder.mean, encoder.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     picture = (centre("chelsea") - 0.5) / 0.5
     deepest = classifier.blocks(
@@ -56,8 +76,8 @@ def test_bundled_encoder_sees_what_the_classifier_sees(classifier):
     assert torch.allclose(encoder.network.eval()(picture)[-1], deepest, atol=1e-4)
 
 
-def test_bundled_weights_fit_one_encoder_only():
-    with pytest.raises(MTLError, match=BUNDLED_ENCODER):
+def test_bundled_weights_fit_two_encoders_only():
+    with pytest.raises(MTLError, match=r"lite0 and tu-tf_efficientnet_lite1 only.*resnet18"):
         create_encoder("resnet18", "bundled")
 
 

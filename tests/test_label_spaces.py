@@ -7,19 +7,23 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import (
+    FUSED,
     LABEL_SPACES,
     LESION_SPACE,
     RED_YELLOW,
     RED_YELLOW_SIGMOID,
+    SEPARATE,
+    close_gaps,
     label_space,
 )
-from mtl_utils.lesions import LESIONS
+from mtl_utils.lesions import DISEASE_LESIONS, LESIONS
 
 MA = [[1, 0, 0, 0], [0, 0, 0, 0]]
 HE = [[0, 1, 0, 0], [0, 0, 0, 0]]
@@ -62,7 +66,12 @@ def test_groups_go_back_to_lesions():
 @given(st.data())
 def test_there_and_back_is_the_same(space, data):
     marked = data.draw(masks(len(space.marked), data.draw(st.sampled_from([np.uint8, np.float32]))))
+    back = space.group(space.lesions(marked))
+    if space.closing:  # adds to what is marked, and a second time adds nothing
+        assert (back >= marked).all()
+        marked = back
     assert np.array_equal(space.group(space.lesions(marked)), marked)
+    assert back.dtype == marked.dtype
 
 
 def test_each_pixel_gets_the_class_worked_by_hand():
@@ -110,12 +119,132 @@ def test_of_marked_leaves_out_the_rest():
 
 
 def test_spaces_are_found_by_name():
-    assert set(LABEL_SPACES) == {"lesions", "red-yellow", "red-yellow-sigmoid"}
+    assert set(LABEL_SPACES) == {"lesions", "red-yellow", "red-yellow-sigmoid", "fused", "separate"}
     for name, space in LABEL_SPACES.items():
         assert label_space(name) is space
         assert space.name == name
-        assert set(space.disease) < set(space.marked) <= set(space.classes)
-        assert sorted(sum(space.groups.values(), ())) == sorted(LESIONS)
-    assert [space.has_rest for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID)] == [False, True, True]
+        assert set(space.marked) <= set(space.classes)
+        without_disc = [group for group, members in space.groups.items() if members != ("OD",)]
+        assert list(space.disease) == without_disc
+        members = DISEASE_LESIONS if space in (FUSED, SEPARATE) else LESIONS
+        assert sorted(sum(space.groups.values(), ())) == sorted(members)
+        # who wins a pixel is said of every group, where pixels have one class
+        assert sorted(space.priority) == (sorted(space.marked) if space.has_rest else [])
+    assert [name for name, space in LABEL_SPACES.items() if not space.has_rest] == ["lesions"]
+    with_outside = [name for name, space in LABEL_SPACES.items() if space.has_outside]
+    assert with_outside == ["red-yellow", "red-yellow-sigmoid"]
     with pytest.raises(MTLError, match=r"'blue'.*red-yellow-sigmoid"):
         label_space("blue")
+
+
+# ------------------------------------------------------------------------------------------------ PLDMLT
+def picture(text: str) -> np.ndarray:
+    """'X' is marked."""
+    return np.array([[mark == "X" for mark in line] for line in text.split()], np.uint8)
+
+
+BARS = """
+.........
+.X.X..X.X
+.X.X..X..
+.X.X..X.X
+.........
+"""
+# With radius 1 the disc is a cross. Into each gap, of one pixel and of two, it dips one pixel deep, from
+# above and from below, and gets no further. The gap to the left border is no other.
+CLOSED = """
+.........
+.X.X..X.X
+XXXXXXXXX
+.X.X..X.X
+.........
+"""
+
+
+def test_gaps_close_as_worked_by_hand():
+    assert np.array_equal(close_gaps(picture(BARS), 1), picture(CLOSED))
+    assert np.array_equal(close_gaps(picture(BARS), 0), picture(BARS))
+    alone = picture("..... .X.X. .....")
+    assert np.array_equal(close_gaps(alone, 1), alone)
+
+
+def disc(radius: int) -> np.ndarray:
+    reach = np.arange(-radius, radius + 1)
+    return np.hypot(*np.meshgrid(reach, reach)) <= radius
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 5])
+def test_closing_agrees_with_scipy(radius):
+    inner = (np.random.default_rng(radius).random((40, 50)) < 0.4 / (radius + 1)).astype(np.uint8)
+    wide = np.pad(inner, 2 * radius)  # far enough from the border, which scipy treats in another way
+    expected = ndimage.binary_closing(wide, disc(radius))
+    assert (expected != wide).sum() > 10
+    assert np.array_equal(close_gaps(wide, radius), expected)
+    # A closing is a dilation and an erosion; to the latter the border is one more edge of a mark.
+    grown = ndimage.binary_dilation(inner, disc(radius))
+    expected = ndimage.binary_erosion(grown, disc(radius), border_value=1)
+    assert np.array_equal(close_gaps(inner, radius), expected)
+    # no direction comes before another
+    assert np.array_equal(close_gaps(inner.T, radius), expected.T)
+
+
+@given(st.data())
+def test_probabilities_are_closed_as_their_masks(data):
+    values = data.draw(arrays(np.float32, (6, 7), elements=st.sampled_from([0.1, 0.3, 0.5, 0.7])))
+    closed = close_gaps(values, 1)
+    for threshold in (0.2, 0.4, 0.6):
+        mask = (values > threshold).astype(np.uint8)
+        assert np.array_equal(closed > threshold, close_gaps(mask, 1))
+
+
+def test_fused_lesions_by_hand():
+    # The bars are of four kinds, and the gap between two kinds closes; the disc is not asked.
+    bars = picture(BARS)
+    lesions = np.zeros((5, *bars.shape), np.uint8)
+    for lesion, columns in (("MA", [1]), ("EX", [3]), ("SE", [6]), ("HE", [8])):
+        lesions[LESIONS.index(lesion)][:, columns] = bars[:, columns]
+    lesions[LESIONS.index("OD")][4] = 1
+    fused = FUSED.group(lesions)
+    assert np.array_equal(fused, picture(CLOSED)[None])
+    target = FUSED.target(fused)
+    assert np.array_equal(target, [1 - fused[0], fused[0]])
+
+
+def test_the_closing_grows_with_the_picture():
+    # At the paper's 1024 px two long edges grow together over four pixels, at 512 px over two.
+    for side, closes in ((1024, 4), (512, 2), (513, 4)):
+        for gap in (closes, closes + 1):
+            lesions = np.zeros((5, side, side), np.uint8)
+            lesions[0, 20:40, 10:20] = lesions[2, 20:40, 20 + gap : 40] = 1
+            assert FUSED.group(lesions)[0, 30, 10:40].all() == (gap == closes)
+
+
+def test_separate_lesions_by_hand():
+    # pixel by pixel MA, HE over EX, EX, nothing; SE, nothing, nothing, nothing. The disc is background.
+    marked = SEPARATE.group(TINY)
+    assert np.array_equal(marked, TINY[:4])
+    assert SEPARATE.target(marked).argmax(axis=0).tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]
+    # each pair on one pixel: the smaller lesion wins
+    smaller_first = ["MA", "HE", "EX", "SE"]
+    for strong, weak in ((a, b) for i, a in enumerate(smaller_first) for b in smaller_first[i + 1 :]):
+        pixel = np.array([name in (strong, weak) for name in SEPARATE.marked], np.uint8).reshape(4, 1, 1)
+        assert SEPARATE.classes[SEPARATE.target(pixel).ravel().argmax()] == strong
+
+
+@pytest.mark.parametrize("space", [FUSED, SEPARATE], ids=lambda space: space.name)
+@given(st.data())
+def test_one_class_for_any_mask_without_an_outside(space, data):
+    marked = data.draw(masks(len(space.marked)))
+    assume(marked.any())
+    target = space.target(marked)
+    assert (target.sum(axis=0) == 1).all()
+    assert np.array_equal(target[0] == 0, marked.any(axis=0))
+    strongest = space.priority[-1]
+    assert np.array_equal(target[space.classes.index(strongest)], marked[space.marked.index(strongest)])
+
+
+def test_the_way_back_from_fused_lesions():
+    once = np.array([[[0.2, 0.7]]], np.float32)
+    back = FUSED.lesions(once)
+    assert np.array_equal(back, np.concatenate([once] * 4 + [0 * once]))
+    assert np.array_equal(SEPARATE.lesions(TINY[:4]), [*TINY[:4], 0 * TINY[4]])

@@ -9,8 +9,17 @@ import pytest
 import scipy.special
 import torch
 
-from mtl_utils.label_spaces import RED_YELLOW, RED_YELLOW_SIGMOID
-from mtl_utils.losses import grading_loss, segmentation_loss, softmax_bce, task_loss, weighted_sum
+from mtl_utils.label_spaces import FUSED, RED_YELLOW, RED_YELLOW_SIGMOID
+from mtl_utils.losses import (
+    categorical_focal_loss,
+    focal_task_loss,
+    focal_terms,
+    grading_loss,
+    segmentation_loss,
+    softmax_bce,
+    task_loss,
+    weighted_sum,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -156,3 +165,97 @@ def test_exclusive_classes_in_mixed_precision(device):
     loss.backward()
     assert loss.item() == pytest.approx((FIRST_PIXEL + SECOND_PIXEL) / 10, rel=0.02)
     assert torch.isfinite(logits.grad).all()
+
+
+# ------------------------------------------------------------------------------------------------ PLDMLT
+# With e^logit 1, 2, 3, 4, 10 the softmax is 0.05, 0.1, 0.15, 0.2, 0.5.
+SHARES = torch.tensor([[0.05, 0.1, 0.15, 0.2, 0.5]])
+LOGITS = torch.tensor([[1.0, 2, 3, 4, 10]]).log()
+FOCAL = (0.25, 2.0)
+
+
+def one_hot(*classes: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(classes), 5).float()
+
+
+def test_pldmlt_equation_2_by_hand():
+    for true, expected in ((4, 0.25 * 0.5**2 * log(2)), (1, 0.25 * 0.9**2 * log(10))):
+        assert categorical_focal_loss(LOGITS, one_hot(true)).item() == pytest.approx(expected, rel=1e-6)
+    soft = torch.tensor([[0.0, 0, 0.25, 0.75, 0]])
+    expected = 0.5 * -(0.25 * 0.85**3 * log(0.15) + 0.75 * 0.8**3 * log(0.2))
+    assert categorical_focal_loss(LOGITS, soft, 0.5, 3.0).item() == pytest.approx(expected, rel=1e-6)
+    expected = [(1 - share) ** 2 * log(share) for share in SHARES[0].tolist()]
+    assert focal_terms(LOGITS)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_focal_loss_is_a_mean_over_photographs_and_pixels():
+    # The first pixel has probability 0.5 for its class, the second 0.125.
+    hand = 0.25 * (0.5**2 * log(2) + 0.875**2 * log(8))
+    assert categorical_focal_loss(PIXELS, TRUTH).item() == pytest.approx(hand / 2, rel=1e-6)
+    even = 0.25 * 0.8**2 * log(5)
+    two = torch.cat([PIXELS, torch.zeros_like(PIXELS)]), torch.cat([TRUTH, TRUTH])
+    assert categorical_focal_loss(*two).item() == pytest.approx((hand / 2 + even) / 2, rel=1e-6)
+
+
+def test_the_focal_loss_without_gamma_is_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 5, 4, 6, generator=generator)
+    soft = torch.randn(3, 5, 4, 6, generator=generator).softmax(dim=1)
+    for target in (soft, torch.nn.functional.one_hot(soft.argmax(1), 5).permute(0, 3, 1, 2).float()):
+        expected = 0.7 * torch.nn.functional.cross_entropy(logits, target)
+        assert torch.allclose(categorical_focal_loss(logits, target, 0.7, 0.0), expected, rtol=1e-6)
+
+
+def test_the_gradient_of_the_focal_loss_by_hand():
+    # Of - alpha (1-p)^2 ln p by z_k: alpha p (2 (1-p) ln p - (1-p)^2 / p) (1 or 0 - p_k). Here p = 0.5.
+    logits = LOGITS.clone().requires_grad_()
+    categorical_focal_loss(logits, one_hot(4)).backward()
+    slope = 0.25 * 0.5 * (2 * 0.5 * log(0.5) - 0.5**2 / 0.5)
+    expected = [slope * (is_class - share) for is_class, share in zip((0, 0, 0, 0, 1), SHARES[0].tolist())]
+    assert logits.grad[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_focal_loss_leaves_out_what_is_not_known():
+    logits = LOGITS.repeat(3, 1).requires_grad_()
+    loss = focal_task_loss("grading", logits, {"grade": torch.tensor([-1, 4, 1])}, FOCAL)
+    expected = 0.25 * (0.5**2 * log(2) + 0.9**2 * log(10)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    assert logits.grad[0].abs().max() == 0 and logits.grad[1:].abs().amax(1).min() > 0
+
+    maps = torch.cat([5 * PIXELS, PIXELS]).requires_grad_()
+    batch = {"mask": torch.cat([0 * TRUTH, TRUTH]), "has_mask": torch.tensor([False, True])}
+    loss = focal_task_loss("segmentation", maps, batch, FOCAL)
+    assert loss.item() == pytest.approx(0.25 * (0.5**2 * log(2) + 0.875**2 * log(8)) / 2, rel=1e-6)
+    loss.backward()
+    assert maps.grad[0].abs().max() == 0 and maps.grad[1].abs().max() > 0
+
+
+def test_the_focal_loss_of_nothing_is_zero():
+    batch = {"grade": torch.tensor([-1]), "mask": TRUTH, "has_mask": torch.tensor([False])}
+    for task, logits in (("grading", LOGITS.clone()), ("segmentation", PIXELS.clone())):
+        loss = focal_task_loss(task, logits.requires_grad_(), batch, FOCAL)
+        loss.backward()
+        assert loss.item() == 0 and logits.grad.abs().max() == 0
+
+
+def test_task_loss_takes_the_focal_loss_where_it_is_asked_to():
+    batch = {"grade": torch.tensor([4]), "mask": TRUTH, "has_mask": torch.tensor([True])}
+    for task, logits in (("grading", LOGITS), ("segmentation", PIXELS)):
+        focal = task_loss(task, logits, batch, FUSED, FOCAL)
+        assert focal.item() == focal_task_loss(task, logits, batch, FOCAL).item()
+        assert focal.item() != pytest.approx(task_loss(task, logits, batch, RED_YELLOW).item(), rel=0.1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_focal_loss_of_too_sure_logits_and_in_mixed_precision(device):
+    sure = torch.tensor([[1000.0, -1000, 0, 0, 0]], device=device, requires_grad=True)
+    for true in (0, 1):
+        loss = categorical_focal_loss(sure, one_hot(true).to(device))
+        loss.backward()
+        assert loss.item() == pytest.approx((0, 0.25 * 2000)[true])
+        assert torch.isfinite(sure.grad).all()
+    with torch.autocast(device, torch.bfloat16):
+        loss = categorical_focal_loss(LOGITS.to(device).bfloat16(), one_hot(1).to(device))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(0.25 * 0.9**2 * log(10), rel=0.02)

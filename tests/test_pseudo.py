@@ -14,6 +14,8 @@ from torch import nn
 
 from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.dataset import FundusDataset
+from mtl_utils.data.duplicates import link_photographs, thumbnails
+from mtl_utils.data.idrid import read_idrid
 from mtl_utils.encoders import Encoder
 from mtl_utils.errors import DataError
 from mtl_utils.label_spaces import RED_YELLOW
@@ -24,11 +26,13 @@ from mtl_utils.pseudo import (
     CONFIDENCE,
     GRADING,
     LabelStore,
+    WithGrades,
     WithMadeLabels,
     by_confidence,
     compare_with_truth,
     erased,
     file_digest,
+    known_grades,
     made_grades,
     make_labels,
     true_masks,
@@ -407,3 +411,48 @@ def test_made_grades_beside_the_true_ones(store, tmp_path):
     assert made_grades(store, album, [0, 4]).row.tolist() == [0]
     masks_only = label(tmp_path, Reader(("segmentation",)))
     assert made_grades(masks_only, album, [0, 4]).empty
+
+
+# ------------------------------------------------------------------------------------------- known grades
+def test_known_grades_by_hand():
+    rows = [
+        ("once", None), ("once", 3),  # part A's photograph, and part B's of the same eye
+        ("alone", None),
+        ("contradicted", 2), ("contradicted", None), ("contradicted", 4),
+        ("twice", 0), ("twice", 0), ("twice", None),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["photo", "grade"]).astype({"grade": "Int64"})
+    known = known_grades(table)
+    assert known.tolist() == [3, 3, -1, -1, -1, -1, 0, 0, 0]
+    assert known.dtype == np.int64
+
+
+def test_known_grades_of_the_synthetic_set(synthetic_copy):
+    table, known = synthetic_copy.table, known_grades(synthetic_copy.table)
+    for row, photo in enumerate(table.photo):
+        said = set(table.grade[table.photo == photo].dropna())
+        assert known[row] == (said.pop() if len(said) == 1 else -1)
+    assert ((table.part == "A") & (known >= 0)).sum() > 0
+
+
+def test_the_known_grades_of_real_photographs_with_masks(real_idrid):
+    table = read_idrid(real_idrid)
+    table = link_photographs(table, thumbnails(table.image, progress=False))
+    part_a = table.part == "A"
+    known = known_grades(table)[part_a]
+    in_part_b = table[part_a].photo.isin(table.photo[~part_a]).to_numpy()
+    assert (len(known), in_part_b.sum(), (known >= 0).sum()) == (81, 60, 59)
+    # One of the 60 stands in part B twice, as grade 4 (IDRiD_028) and as grade 3 (IDRiD_327).
+    assert table[part_a]["name"][in_part_b & (known < 0)].tolist() == ["IDRiD_69"]
+    assert set(known[known >= 0]) == {2, 3, 4}
+
+
+def test_a_copy_with_other_grades_shows_the_same_pictures():
+    album = Album()
+    other = WithGrades(album, np.array([4, 4, 4, 4, 4, -1]))
+    one, changed = (FundusDataset(copy, range(6), resize_recipe(SIDE)) for copy in (album, other))
+    for before, after in zip(one, changed, strict=True):
+        assert torch.equal(before["image"], after["image"]) and torch.equal(before["mask"], after["mask"])
+        assert before["has_mask"] == after["has_mask"]
+    assert [sample["grade"].item() for sample in changed] == [4, 4, 4, 4, 4, -1]
+    assert [sample["grade"].item() for sample in one] == GRADES

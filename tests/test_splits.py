@@ -1,7 +1,8 @@
-"""The two split protocols: what they promise, by hand, on the synthetic set and on the real one."""
+"""The three split protocols: what they promise, by hand, on the synthetic set and on the real one."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,19 @@ from mtl_utils.data.duplicates import link_photographs, thumbnails
 from mtl_utils.data.idrid import read_idrid
 from mtl_utils.data.splits import (
     CONFLICT,
+    FOLDS,
+    IN_PART_A,
     LEAK,
     PROTOCOLS,
     REPEAT,
     ROLES,
     TASK_PARTS,
+    Split,
     balanced_rows,
     split,
 )
 from mtl_utils.errors import MTLError
+from mtl_utils.lesions import DISEASE_LESIONS
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +173,7 @@ def test_clean_by_hand():
 
 
 def test_wrong_names_give_a_clear_message(synthetic_table):
-    with pytest.raises(MTLError, match=r"no protocol 'dirty'.*clean, paper"):
+    with pytest.raises(MTLError, match=r"no protocol 'dirty'.*clean, paper, clean-folds"):
         split(synthetic_table, "dirty")
     for protocol in PROTOCOLS:
         made = split(synthetic_table, protocol)
@@ -184,6 +189,127 @@ def test_too_few_photographs_for_a_validation_split():
     )
     with pytest.raises(MTLError, match="too few photographs"):
         split(table.astype({"grade": "Int64", "dme": "Int64"}))
+
+
+# ------------------------------------------------------------------------------------------------- folds
+def folds(table: pd.DataFrame, seed: int = 0) -> list[Split]:
+    return [split(table, "clean-folds", seed, fold) for fold in range(FOLDS)]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_each_photograph_of_part_a_is_judged_once(table, seed):
+    judged = np.concatenate([made.rows("test", "segmentation") for made in folds(table, seed)])
+    assert sorted(judged) == np.flatnonzero(table.part == "A").tolist()
+    sizes = [len(made.rows("test", "segmentation")) for made in folds(table, seed)]
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_a_fold_has_no_photograph_on_two_sides(table):
+    for made in folds(table):
+        sides = [
+            {photo for task in TASK_PARTS for photo in table.photo.iloc[made.rows(role, task)]}
+            for role in ROLES
+        ]
+        assert all(sides) and sum(map(len, sides)) == len(set.union(*sides))
+        for task in TASK_PARTS:
+            assert len(made.rows("train", task)) and len(made.rows("val", task))
+
+
+def test_part_b_shows_nothing_of_part_a(table):
+    twins = (table.part == "B") & table.photo.isin(table.photo[table.part == "A"])
+    assert twins.any()
+    for made in folds(table):
+        assert set(made.roles[twins]) == {"dropped"}
+        reasons = made.dropped.reason == IN_PART_A
+        names = table[twins][["part", "split", "name"]].to_numpy().tolist()
+        assert made.dropped[reasons][["part", "split", "name"]].to_numpy().tolist() == names
+        # of the others part B's official test split is whole
+        official = (table.part == "B") & (table.split == "test") & ~twins
+        assert made.rows("test", "grading").tolist() == np.flatnonzero(official).tolist()
+
+
+def test_the_real_folds(real_table):
+    """By hand: 60 photographs of part A stand in part B, two of them twice. The other pairs are those of
+    `test_the_real_numbers`.
+    """
+    for made in folds(real_table):
+        counts = made.dropped.groupby(["part", "reason"]).size().to_dict()
+        assert counts == {("B", IN_PART_A): 62, ("B", LEAK): 1, ("B", CONFLICT): 4, ("B", REPEAT): 1}
+        assert len(made.rows("test", "segmentation")) in (16, 17)
+        assert len(made.rows("test", "grading")) == 103 - 3
+        # soft exudates are the rarest: 40 photographs, a fifth of them in each fold
+        soft = real_table.SE.iloc[made.rows("test", "segmentation")].notna().sum()
+        assert 6 <= soft <= 10
+
+
+def test_the_seed_decides_on_the_folds(table):
+    def judged(seed: int) -> list[list[int]]:
+        return [made.rows("test", "segmentation").tolist() for made in folds(table, seed)]
+
+    assert judged(3) == judged(3)
+    assert sorted(judged(3)) != sorted(judged(4))
+
+
+def part_a(photos: list[str], lesions: list[str]) -> pd.DataFrame:
+    """A table of photographs with masks, and ten of part B."""
+    rows = [
+        ("A", "train", photo, None, *("drawn" if lesion in kinds else None for lesion in DISEASE_LESIONS))
+        for photo, kinds in zip(photos, lesions, strict=True)
+    ]
+    rows += [("B", "train", f"b{number}", number % 5, *[None] * 4) for number in range(10)]
+    table = pd.DataFrame(rows, columns=["part", "split", "photo", "grade", *DISEASE_LESIONS])
+    return table.assign(
+        name=table.index.astype(str),
+        dme=pd.array([0] * len(table), "Int64"),
+        grade=table.grade.astype("Int64"),
+    )
+
+
+def test_files_of_one_photograph_fall_together():
+    photos = [f"a{number // 2}" for number in range(20)]  # each photograph twice
+    made = part_a(photos, ["MA HE"] * 20)
+    seen = set()
+    for each in folds(made):
+        judged = each.rows("test", "segmentation")
+        names = [photos[row] for row in judged]
+        assert sorted(names) == sorted(2 * [*set(names)])
+        seen |= set(names)
+    assert seen == set(photos)
+
+
+def test_each_fold_has_its_share_of_a_lesion():
+    made = part_a([f"a{number}" for number in range(25)], ["SE"] * 5 + ["MA EX"] * 20)
+    for each in folds(made):
+        judged = each.rows("test", "segmentation")
+        assert ((judged < 5).sum(), len(judged)) == (1, 5)
+
+
+def test_mixtures_of_lesions_may_all_be_rare():
+    made = part_a([f"a{number}" for number in range(6)], ["MA", "HE", "EX", "SE", "MA HE", "MA EX"])
+    judged = np.concatenate([each.rows("test", "segmentation") for each in folds(made)])
+    assert sorted(judged) == [0, 1, 2, 3, 4, 5]
+
+
+def test_folds_that_cannot_be():
+    enough = part_a([f"a{number}" for number in range(10)], ["MA"] * 10)
+    for fold in (-1, 5):
+        with pytest.raises(MTLError, match=f"no fold {fold}: there are 5, 0 to 4"):
+            split(enough, "clean-folds", fold=fold)
+    few = part_a(["a1", "a2", "a3", "a4", "a4"], ["MA"] * 5)
+    with pytest.raises(MTLError, match="4 photographs with masks: too few for 5 folds"):
+        split(few, "clean-folds")
+
+
+def test_the_older_protocols_are_what_they_were(synthetic_table):
+    """The roles of version f066791, from before there were folds. Recorded runs rest on them."""
+    made = split(synthetic_table)
+    assert np.flatnonzero(made.roles == "val").tolist() == [3, 16, 17, 24]
+    assert np.flatnonzero(made.roles == "dropped").tolist() == [0, 10, 11, 12, 14]
+
+
+def test_the_older_protocols_are_what_they_were_on_the_real_set(real_table):
+    roles = " ".join(split(real_table).roles)
+    assert hashlib.sha256(roles.encode()).hexdigest().startswith("f01734e917d43cd1")
 
 
 # Rows 1-11 are to be balanced: six of grade 0, two of grade 1, three of grade 3. Rows 0 and 12 are others'.

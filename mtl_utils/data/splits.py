@@ -120,8 +120,8 @@ def _in_fold(table: pd.DataFrame, seed: int, fold: int) -> np.ndarray:
         raise MTLError(f"{photos.nunique()} photographs with masks: too few for {FOLDS} folds")
     # Not every photograph shows every lesion: each fold shall have its share.
     kinds = table.iloc[part_a][list(DISEASE_LESIONS)].notna().astype(int).astype(str).agg("".join, axis=1)
-    if kinds.value_counts().max() < FOLDS:  # so few photographs cannot be shared out by kind
-        kinds[:] = ""
+    if kinds.value_counts().max() < FOLDS:
+        kinds[:] = ""  # every mixture is rarer than there are folds: nothing to share out
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # a rare mixture of lesions

@@ -260,7 +260,8 @@ def look_ahead(
     """
     parameters = dict(network.named_parameters())
     loss = sum(stage_two_loss(_call(network, parameters, batch), batch, labels, beta, focal))
-    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    # Some encoders bring layers that nobody asks, as 'efficientnet-b0': their gradient is zero.
+    gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return {
         name: (value - step_size * gradient).detach().requires_grad_(not name.startswith(DRAWING))
         for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
@@ -344,7 +345,9 @@ def meta_gradient(
         slopes = slope(network, batch, along, focal[1])
     # L_C has the factor - alpha, the step - epsilon: together a plus.
     through_step = settings.step_size * beta * focal[0] * (labels * slopes).sum(dim=1).mean()
-    gradients = torch.autograd.grad(objective + through_step, tuple(updater.parameters()))
+    gradients = torch.autograd.grad(
+        objective + through_step, tuple(updater.parameters()), materialize_grads=True
+    )
     return objective.detach(), gradients
 
 

@@ -105,8 +105,13 @@ class Config:
             raise MTLError(
                 f"{self.name}: the focal loss needs exclusive classes; {self.label_space} has none"
             )
-        if self.label_update and not (self.pseudo_grades and self.focal and self.tasks == TASKS):
-            raise MTLError(f"{self.name}: a label update needs pseudo grades, the focal loss and both tasks")
+        if self.label_update and not (
+            self.system == "pldmlt" and self.pseudo_grades and self.focal and self.tasks == TASKS
+        ):
+            raise MTLError(
+                f"{self.name}: a label update needs the system 'pldmlt', pseudo grades, the focal loss and "
+                "both tasks"
+            )
         if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
             raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")
         for side in (self.grading_size, self.segmentation_size, self.crop_size):

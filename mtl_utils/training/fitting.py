@@ -262,7 +262,7 @@ def _earlier_epochs(
             "or use another folder."
         )
     _same_data(state, copy, last)
-    if state["makers"] != (pseudo and pseudo.about["makers"]):
+    if state["pseudo_digest"] != (pseudo and pseudo.digest):
         raise MTLError(f"{last} learned from other pseudo grades. Give the same, or another folder.")
     return pd.DataFrame(state["history"])
 

@@ -34,7 +34,7 @@ class MultiTaskModule(L.LightningModule):
         self.config = config
         self.network = network
         self.data_fingerprint = data_fingerprint
-        self.makers = pseudo and pseudo.about["makers"]
+        self.pseudo_digest = pseudo and pseudo.digest
         self.history: list[dict[str, float]] = []
         self.scores = Scores(config.tasks, config.space, config.focal)
         self._train_losses: list[dict[str, float]] = []
@@ -132,7 +132,7 @@ class MultiTaskModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"] = self.history
         checkpoint["data_fingerprint"] = self.data_fingerprint
-        checkpoint["makers"] = self.makers
+        checkpoint["pseudo_digest"] = self.pseudo_digest
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])

@@ -17,6 +17,8 @@ from sklearn.calibration import calibration_curve
 
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.plots.common import (
+    COLOURS,
+    NAMES,
     PLAIN,
     TASK_COLOURS,
     TRAINING,
@@ -33,6 +35,7 @@ GRADE_STYLES = tuple(
 """Colour and line of each grade: colour-blind safe, and told apart without colour."""
 
 _ON_WHITE = [withStroke(linewidth=4.5, foreground="white")]
+_ON_DARK = [withStroke(linewidth=3.2, foreground="black")]
 _PAPER = {"marker": "D", "color": "black", "markerfacecolor": "none", "linestyle": "none", "markersize": 8}
 
 # ---------------------------------------------------------------- stage 1
@@ -72,8 +75,10 @@ def heat_maps(
             if mask.any():
                 ax.contour(mask, levels=[0.5], colors=colour, linewidths=width)
         if row.why:
-            for line in ((0, side), (side, 0)):
-                ax.plot((0, side), line, color="white", linewidth=1.6)
+            edges = (-0.5, side - 0.5)
+            for line in (edges, edges[::-1]):
+                ax.plot(edges, line, color="white", linewidth=1.6, path_effects=_ON_DARK)
+            ax.set(xlim=edges, ylim=edges[::-1])
             where = {"ha": "center", "va": "bottom", "transform": ax.transAxes}
             text = f"ruled out: {row.why.replace(', ', chr(10))}"
             box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
@@ -164,22 +169,17 @@ def fused_steps(
     """
     figure, axes = plt.subplots(1, 3, figsize=(8.6, 3.8), layout="constrained")
     show_picture(axes[0], overlay(image, dict(zip(DISEASE_LESIONS, lesions, strict=False))), "four lesions")
-    colours = ListedColormap(("#222222", "#F0E442", "#D55E00"))
+    colours = ListedColormap(("#222222", "#FFFFFF", VALIDATION))
     added = np.where(union > 0, 1, np.where(closed > 0, 2, 0))
-    for ax, values, name in (
-        (axes[1], np.minimum(added, 1) * (union > 0), "union"),
-        (axes[2], added, "closed"),
-    ):
-        number = int((values > 0).sum())
-        show_picture(
-            ax, values, f"{name}: {number:,} pixels", cmap=colours, vmin=0, vmax=2, interpolation="nearest"
-        )
+    look = {"cmap": colours, "vmin": 0, "vmax": 2, "interpolation": "nearest"}
+    for ax, values, name in ((axes[1], np.where(union > 0, 1, 0), "union"), (axes[2], added, "closed")):
+        show_picture(ax, values, f"{name}: {int((values > 0).sum()):,} pixels", **look)
     patches = [
-        Patch(facecolor=colours.colors[place], label=text)
-        for place, text in ((1, "in the union"), (2, "added by the closing"))
+        Patch(facecolor=colour, edgecolor="#333333", label=text)
+        for colour, text in (("#FFFFFF", "in the union"), (VALIDATION, "added by the closing"))
     ]
-    axes[2].legend(handles=patches, loc="upper center", bbox_to_anchor=(0.2, -0.02), frameon=False, ncols=2)
-    lesion_legend(figure, DISEASE_LESIONS)
+    patches += [Patch(color=COLOURS[lesion], label=NAMES[lesion]) for lesion in DISEASE_LESIONS]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(title)
     return figure
 
@@ -236,13 +236,11 @@ def look_ahead_steps(
     figure.colorbar(filled, ax=left, label="loss of the masks")
     for grade, (x, y) in ahead.items():
         colour = GRADE_STYLES[grade][0]
-        left.annotate(
-            "",
-            (x, y),
-            tuple(theta),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2, "path_effects": _ON_WHITE},
-        )
-        left.text(x, y, f" {grade}", color=colour, fontsize=13, weight="bold", path_effects=_ON_WHITE)
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "mutation_scale": 14}
+        left.annotate("", (x, y), tuple(theta), arrowprops=arrow)
+        look = {"color": colour, "fontsize": 13, "weight": "bold", "path_effects": _ON_WHITE}
+        above = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
+        left.annotate(str(grade), (x, y), (0, 6), **above, **look)
     left.plot(*theta, "o", color="black", markersize=8, path_effects=_ON_WHITE)
     left.set(xlabel=names[0], ylabel=names[1])
     left.set_title("one step from the dot, for each label", fontsize=10.5)

@@ -103,7 +103,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, title: str, bins: int
     counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
     figure, ax = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
     ax.plot([0, 1], [0, 1], color=PLAIN, linestyle="--", label="as sure as it may be")
-    ax.plot(mean, share, "o-", color=TRAINING, linewidth=2, markersize=8, label="pseudo grades")
+    ax.plot(mean, share, "o-", color=TRAINING, linewidth=2, markersize=8, label="pseudo-grades")
     for x, y, number in zip(mean, share, counts[counts > 0], strict=True):
         above = y < 0.8
         ax.annotate(

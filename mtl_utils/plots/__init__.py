@@ -57,6 +57,20 @@ from mtl_utils.plots.mtunet import (
     sheet_with_masks,
     upsampling_steps,
 )
+from mtl_utils.plots.pldmlt import (
+    GRADE_STYLES,
+    ablation_dots,
+    entropy,
+    focal_curves,
+    fused_steps,
+    heat_maps,
+    look_ahead_steps,
+    mean_labels,
+    moving_labels,
+    papers_scores,
+    reliability,
+    threshold_effects,
+)
 from mtl_utils.plots.segmentation import (
     FALSE_ALARM,
     HIT,

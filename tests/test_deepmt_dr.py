@@ -252,9 +252,11 @@ def test_the_positive_score_is_that_of_grades_1_to_4():
 @pytest.fixture(scope="module")
 def subnets():
     torch.manual_seed(0)
-    isr = ISRSubnet(channels=8)
-    nn.init.normal_(isr.last.weight, std=0.01)  # at its start of zeros nothing behind the last layer learns
-    return isr, LesionSubnet(width=6).eval(), GradingSubnet("resnet18", None).eval()
+    isr, lesion, grading = ISRSubnet(channels=8), LesionSubnet(width=6), GradingSubnet("resnet18", None)
+    # What starts at zero lets no gradient through in its first step.
+    nn.init.normal_(isr.last.weight, std=0.01)
+    nn.init.normal_(grading.encoder.conv1.weight, std=0.05)
+    return isr, lesion.eval(), grading.eval()
 
 
 def reached(loss: torch.Tensor, subnets) -> list[bool]:

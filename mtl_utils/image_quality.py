@@ -1,0 +1,71 @@
+"""How near does a restored picture come to the original? PSNR and SSIM inside the field of view.
+
+Half of a square fundus picture can be black, and black is easy to restore. So only the field of view counts:
+the paper (DeepMT-DR, Table 3) does not say what its figures are taken over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from skimage.metrics import structural_similarity
+
+from mtl_utils.errors import MTLError
+
+
+def psnr(restored: np.ndarray, original: np.ndarray, inside: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB: 10 log10 (1 / mean square error).
+
+    Args:
+        restored, original: RGB in [0, 1], float (H, W, 3). What lies outside of the range is clipped, as it
+            would be in a file.
+        inside: bool (H, W), the pixels that count.
+
+    Returns:
+        dB; infinite where nothing differs.
+
+    >>> psnr(np.full((2, 2, 3), 0.6), np.full((2, 2, 3), 0.5), np.ones((2, 2), bool)).__round__(3)
+    20.0
+    """
+    _check(restored, original, inside)
+    error = np.mean((np.clip(restored, 0, 1) - original)[inside] ** 2, dtype=np.float64)
+    return float("inf") if error == 0 else float(-10 * np.log10(error))
+
+
+def ssim(restored: np.ndarray, original: np.ndarray, inside: np.ndarray) -> float:
+    """Structural similarity (Wang et al., 2004; scikit-image, Gaussian windows with sigma 1.5), the mean of
+    its map over the field of view: 1 for equal pictures.
+
+    Args: as `psnr`.
+    """
+    _check(restored, original, inside)
+    _, similarity = structural_similarity(
+        np.clip(restored, 0, 1).astype(np.float64),
+        original.astype(np.float64),
+        data_range=1.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return float(similarity[inside].mean())
+
+
+def _check(restored: np.ndarray, original: np.ndarray, inside: np.ndarray) -> None:
+    if restored.shape != original.shape or original.shape[:2] != inside.shape or not inside.any():
+        raise MTLError(
+            f"pictures of {restored.shape} and {original.shape} with a field of view of {inside.shape}, "
+            f"{int(np.sum(inside))} pixels: give two RGB pictures of one size, and some pixels that count"
+        )
+
+
+def quality_table(
+    restored: list[np.ndarray], originals: list[np.ndarray], insides: list[np.ndarray]
+) -> pd.DataFrame:
+    """A row per photograph with `psnr` (dB) and `ssim`."""
+    rows = [
+        {"psnr": psnr(*picture), "ssim": ssim(*picture)}
+        for picture in zip(restored, originals, insides, strict=True)
+    ]
+    return pd.DataFrame(rows)

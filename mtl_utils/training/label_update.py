@@ -34,7 +34,7 @@ class LabelUpdateModule(MultiTaskModule):
         self.updater = LabelUpdateNetwork(
             config.encoder_name, config.encoder_weights, settings.hierarchy, settings.start
         )
-        self.grades, self.plausible = pseudo.by_row(int(pseudo.rows.max()) + 1)
+        _, self.plausible = pseudo.by_row(int(pseudo.rows.max()) + 1)
         self.labels: list[dict] = []
         self._optimizer_state: dict | None = None
 

@@ -57,11 +57,10 @@ class FundusData(L.LightningDataModule):
         self.learned_from = self.judged_from = copy
         if labels:
             self.learned_from = WithMadeLabels(copy, labels)
-        self.has_pseudo = pseudo is not None
         if config.pseudo_grades:
-            if pseudo:
+            self.learned_from = self.judged_from = WithGrades(copy, known_grades(copy.table))
+            if pseudo:  # not needed to judge
                 self.learned_from = WithGrades(copy, pseudo.by_row(len(copy))[0])
-            self.judged_from = WithGrades(copy, known_grades(copy.table))
 
     def train_dataloader(self) -> CombinedLoader:
         seed = derived_seed(self.config.seed, self.trainer.current_epoch)
@@ -147,7 +146,7 @@ class FundusData(L.LightningDataModule):
         """Whole photographs in the table's order."""
         rows, source = self.parts.rows(role, task), self.copy
         if self.config.pseudo_grades and task == "grading":
-            source = self.learned_from if role == "val" and self.has_pseudo else self.judged_from
+            source = self.learned_from if role == "val" else self.judged_from
             rows = self.parts.rows(role, "segmentation")
             rows = rows[source.grades[rows] != UNKNOWN_GRADE]
         dataset = FundusDataset(source, rows, resize_recipe(self._size(task)), space=self.config.space)

@@ -119,15 +119,17 @@ class PseudoGrades:
 
     @property
     def plausible(self) -> np.ndarray:
-        """Which grades are left, bool (N, 5). Where the heat maps would leave none they are not asked."""
-        left = np.ones((len(self.table), len(GRADES)), bool)
+        """Which grades are left, bool (N, 5). A step that would leave a photograph none is not asked."""
+        steps = []
         if self.rules is not None:
             kinds = self.table.lesions.str.split()
-            left = np.array([[self.rules[grade].allows(drawn) for grade in GRADES] for drawn in kinds])
+            steps.append([[self.rules[grade].allows(drawn) for grade in GRADES] for drawn in kinds])
         if self.heat_maps is not None:
             seen = self._columns("lesion_auc") >= self.heat_maps.min_lesion_auc
-            seen &= ~(self._columns("disc_auc") > self.heat_maps.max_disc_auc)  # NaN: no disc to sit on
-            both = left & seen
+            steps.append(seen & ~(self._columns("disc_auc") > self.heat_maps.max_disc_auc))  # NaN: no disc
+        left = np.ones((len(self.table), len(GRADES)), bool)
+        for step in steps:
+            both = left & np.array(step, bool)
             left = np.where(both.any(axis=1, keepdims=True), both, left)
         return left
 

@@ -105,12 +105,11 @@ class Config:
             raise MTLError(
                 f"{self.name}: the focal loss needs exclusive classes; {self.label_space} has none"
             )
-        if self.label_update and not (
-            self.system == "pldmlt" and self.pseudo_grades and self.focal and self.tasks == TASKS
-        ):
+        fits = self.system == "pldmlt" and self.tasks == TASKS and self.pseudo_grades and self.focal
+        if self.label_update and (self.dropout or not fits):  # dropout would change between its passes
             raise MTLError(
-                f"{self.name}: a label update needs the system 'pldmlt', pseudo grades, the focal loss and "
-                "both tasks"
+                f"{self.name}: a label update needs the system 'pldmlt' with both tasks, pseudo grades, the "
+                "focal loss and no dropout"
             )
         if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
             raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")

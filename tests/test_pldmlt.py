@@ -29,7 +29,14 @@ from mtl_utils.label_spaces import FUSED, SEPARATE
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.losses import categorical_focal_loss
 from mtl_utils.pseudo import file_digest, known_grades
-from mtl_utils.pseudo_grades import FILE, MEDICAL_RULES, HeatMapRules, PseudoGrades, make_pseudo_grades
+from mtl_utils.pseudo_grades import (
+    FILE,
+    MEDICAL_RULES,
+    HeatMapRules,
+    PseudoGrades,
+    Rule,
+    make_pseudo_grades,
+)
 from mtl_utils.systems.mtunet import MTUnet
 from mtl_utils.systems.pldmlt import (
     DRAWING,
@@ -539,6 +546,12 @@ def test_pseudo_grades_by_row():
     assert grades.tolist() == [-1] * 10 + [4, -1, 1, -1, 0, -1, 2, -1]
     assert plausible[10].tolist() == [False] * 4 + [True]
     assert plausible[[*range(10), 11, 13, 15, 17]].all()
+
+
+def test_rules_that_leave_no_grade_are_not_asked():
+    rules = dict.fromkeys(GRADES, Rule(most=0))
+    one = replace(pseudo_table(("MA", [0.1, 0.2, 0.4, 0.2, 0.1], [0.9] * 5, [0.1] * 5)), rules=rules)
+    assert one.plausible.all() and one.adjusted.tolist() == [2]
 
 
 def test_pseudo_grades_there_and_back(tmp_path):

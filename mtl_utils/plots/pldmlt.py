@@ -280,7 +280,8 @@ def moving_labels(labels: pd.DataFrame, titles: Mapping[int, str], title: str) -
         ax.set(ylim=(-0.02, 1.02))
         open_frame(ax)
     _grade_legend(figure)
-    figure.supxlabel("epoch at which the labels were updated", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("updated before epoch", fontsize=9)
     figure.supylabel("probability in the label", fontsize=10)
     figure.suptitle(title)
     return figure

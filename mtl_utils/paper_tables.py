@@ -161,8 +161,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "PLDMLT, Table 1, segmentation": PaperTable(
         PLDMLT_PAPER,
         "Fused lesions, five folds. The paper's networks learned from IDRiD's part A and DiaRetDB1, ours "
-        "from part A alone. We read mDice and mIoU as means of lesion and background: without the background "
-        "they could not be this high.",
+        "from part A alone. Which mean its mDice and mIoU are the paper does not say; without the background "
+        "they could not be this high. Ours are the means of lesion and background.",
         _FUSED_COLUMNS,
         {
             "fused-unet": ("UNet", (91.859, 86.216)),
@@ -193,7 +193,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 2, segmentation": PaperTable(
         PLDMLT_PAPER,
-        "As Table 1, on DDR. Run the same experiments with --data DDR.",
+        "As Table 1, on DDR (run the same experiments with --data DDR). In all six rows IoU is Dice / (2 - "
+        "Dice), as of one single Dice: perhaps of all pixels of both classes together (chapter 06).",
         _FUSED_COLUMNS,
         {
             "fused-unet": ("UNet", (95.612, 91.591)),

@@ -138,7 +138,7 @@ def train(
 
     A run that was stopped goes on with --resume and ends as if it had never stopped.
     """
-    from mtl_utils.data.prepare import prepare
+    from mtl_utils.data.prepare import WorkingCopy, prepare
     from mtl_utils.experiments import EXPERIMENTS, experiment
     from mtl_utils.pseudo_grades import PseudoGrades
     from mtl_utils.records import make_record, write_record
@@ -156,21 +156,26 @@ def train(
         name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None}
     )
     out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
-    classifiers = []
-    if config.pseudo_grades and first is None:
-        classifiers = [experiment(each, profile, seed=seed) for each in EXPERIMENTS[name].stage_one]
     root = data or data_folder(profile, progress=_bar())
-    size = max(each.copy_size for each in (config, *classifiers))
-    copy = prepare(root, size, progress=_bar(), graded=graded, masked=masked)
+
+    def working_copy(size: int) -> WorkingCopy:
+        return prepare(root, size, progress=_bar(), graded=graded, masked=masked)
+
+    copy, pseudo = working_copy(config.copy_size), None
     typer.echo(
         f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
         f"on {device_name(default_device())}, into {out}"
     )
-    if config.pseudo_grades:
-        pseudo = PseudoGrades.open(first) if first else stage_one(classifiers, copy, out / FIRST, resume)
-    else:
-        pseudo = None
+    if config.pseudo_grades and first:
+        pseudo, first = PseudoGrades.open(first), None
+    elif config.pseudo_grades:
+        classifiers = [experiment(each, profile, seed=seed) for each in EXPERIMENTS[name].stage_one]
+        # From a copy of its own size, so that --first with a stage 1 that was made alone gives the same run.
+        seen = working_copy(max(each.copy_size for each in classifiers))
+        pseudo = stage_one(classifiers, seen, out / FIRST, resume)
     if config.protocol == "clean-folds" and "segmentation" in config.tasks:
+        if first is not None:
+            raise MTLError(f"{name} builds on nothing that comes before: leave out {first}")
         result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo)
     else:
         result = fit(config, copy, out, resume=resume, first=first)

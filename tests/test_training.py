@@ -285,10 +285,34 @@ def test_mtl_train_leaves_a_record(monkeypatch, tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_mtl_train_makes_both_stages_and_all_folds_of_pldmlt(monkeypatch, tmp_path):
+    run = ("train", "pldmlt-two-tasks", "--profile", "smoke", "--out")
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert mtl(monkeypatch, *run, str(whole)) == 0
+    (record,) = load_records(whole)
+    assert record["photographs"]["segmentation"]["test"] == 12  # each of part A once
+    assert {row["fold"] for row in record["history"]} == {0, 1, 2, 3, 4}
+    grades = record["pseudo_grades"]
+    known = [row for row in grades["per_photograph"] if row["known"] >= 0]
+    for step, kind in (("before", "initial"), ("both", "adjusted")):
+        right = sum(row[kind] == row["known"] for row in known) / len(known)
+        assert grades["measured"][step]["accuracy"] == pytest.approx(right, abs=1e-4)
+    assert np.trace(grades["confusion_after"]) == sum(row["adjusted"] == row["known"] for row in known)
+    # With a stage 1 that is there already the run is the same.
+    assert mtl(monkeypatch, *run, str(again), "--first", str(whole / "first" / "pseudo-grades.json")) == 0
+    (second,) = load_records(again)
+    times = ("seconds", "peak_memory_gib", "history")
+    assert {k: v for k, v in record.items() if k not in times} == {
+        k: v for k, v in second.items() if k not in times
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("train", "everything"), "shared-lambda-0.1"),
+        (("train", "pldmlt", "--profile", "smoke", "--first", "nowhere"), "no pseudo grades nowhere"),
+        (("train", "fused-unet", "--profile", "smoke", "--first", "nowhere"), "leave out nowhere"),
         (("train", "grading-only", "--data", "nowhere", "--profile", "smoke"), "nowhere"),
         (("train", "grading-only", "--profile", "turbo"), "turbo"),
         (("train", "grading-only", "--profile", "smoke", "--encoder", "resnet18"), "bundled"),

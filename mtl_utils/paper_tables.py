@@ -193,7 +193,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 2, segmentation": PaperTable(
         PLDMLT_PAPER,
-        "As Table 1, on DDR (run the same experiments with --data DDR). In all six rows IoU is Dice / (2 - "
+        "As Table 1, on DDR (the same experiments with `--data DDR`). In all six rows IoU is Dice / (2 - "
         "Dice), as of one single Dice: perhaps of all pixels of both classes together (chapter 06).",
         _FUSED_COLUMNS,
         {

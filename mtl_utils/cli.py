@@ -139,7 +139,7 @@ def train(
     A run that was stopped goes on with --resume and ends as if it had never stopped.
     """
     from mtl_utils.data.prepare import WorkingCopy, prepare
-    from mtl_utils.experiments import EXPERIMENTS, experiment
+    from mtl_utils.experiments import CLASSIFIERS, experiment
     from mtl_utils.pseudo_grades import PseudoGrades
     from mtl_utils.records import make_record, write_record
     from mtl_utils.runtime import check_profile, data_folder, default_device, device_name
@@ -169,7 +169,7 @@ def train(
     if config.pseudo_grades and first:
         pseudo, first = PseudoGrades.open(first), None
     elif config.pseudo_grades:
-        classifiers = [experiment(each, profile, seed=seed) for each in EXPERIMENTS[name].stage_one]
+        classifiers = [experiment(each, profile, seed=seed) for each in CLASSIFIERS]
         # From a copy of its own size, so that --first with a stage 1 that was made alone gives the same run.
         seen = working_copy(max(each.copy_size for each in classifiers))
         pseudo = stage_one(classifiers, seen, out / FIRST, resume)

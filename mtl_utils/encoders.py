@@ -151,9 +151,8 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
     state = state.get("state_dict", state)
-    # A PLDMLT checkpoint has the encoder of its label-update network as well.
-    state = {name: value for name, value in state.items() if not name.startswith("updater.")}
-    inside = {name.split("encoder.", 1)[1]: value for name, value in state.items() if "encoder." in name}
+    own = {name.removeprefix("network."): value for name, value in state.items()}
+    inside = {name.removeprefix("encoder."): own[name] for name in own if name.startswith("encoder.")}
     try:
         network.load_state_dict(inside or state, strict=True)
     except RuntimeError as error:

@@ -29,7 +29,6 @@ class Experiment:
             weights are out of reach, give `encoder_weights`.
         changes: profile -> settings in which this run differs from the others of its paper; of a lesson
             under '... lesson'.
-        stage_one: the classifiers that give photographs with masks their grades first (PLDMLT).
     """
 
     config: Config
@@ -39,7 +38,6 @@ class Experiment:
     needs: str = "IDRiD A and B"
     own_encoder: bool = False
     changes: Mapping[str, dict] = field(default_factory=dict)
-    stage_one: tuple[str, ...] = ()
 
 
 def _square(side: int) -> dict[str, int]:
@@ -93,6 +91,7 @@ _CLASSIFIER_BASE = Config(
 _CLASSIFIER_CPU = {**_square(256), "epochs": 8, "lr_gamma": 0.7, "steps_per_epoch": None}
 
 CLASSIFIERS = ("pldmlt-classifier-1", "pldmlt-classifier-2")
+"""Those that give photographs with masks their grades, before a run with pseudo grades."""
 
 _PLDMLT_BASE = Config(
     "pldmlt",
@@ -147,10 +146,7 @@ def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> E
 
 
 def _pldmlt(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
-    config = replace(_PLDMLT_BASE, name=name, **settings)
-    return Experiment(
-        config, PLDMLT_PAPER, table, about, needs, stage_one=CLASSIFIERS if config.pseudo_grades else ()
-    )
+    return Experiment(replace(_PLDMLT_BASE, name=name, **settings), PLDMLT_PAPER, table, about, needs)
 
 
 def _fused_baseline(architecture: str, title: str, encoder_name: str) -> Experiment:
@@ -419,8 +415,8 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             **_square(128),
             "epochs": 4,
             "steps_per_epoch": 12,
-            # A step of the label update takes as long as two of the network's. Few of them, so they are long.
-            "label_update": {"every": 1, "steps": 5, "step_size": 1e-3, "learning_rate": 1e-3},
+            # A step of the label update takes as long as three of the network's (its records).
+            "label_update": {**SIZES[PLDMLT_PAPER]["cpu"]["label_update"], "steps": 5},
         },
         "gpu": {**SIZES[PLDMLT_PAPER]["gpu"], **_square(384), "epochs": 8},
     },

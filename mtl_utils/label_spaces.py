@@ -164,7 +164,7 @@ FUSED = LabelSpace(
     closing=1 / 512,
 )
 """PLDMLT's two classes: its section 4.1 fuses the four lesions with 'morphological methods'. Which, it does
-not say; ours is the union with gaps of up to four pixels in 1024, the paper's size, closed."""
+not say; ours is the union, closed with a disc of two pixels' radius at 1024 px, the paper's size."""
 
 SEPARATE = LabelSpace(
     "separate",

@@ -194,7 +194,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "PLDMLT, Table 2, segmentation": PaperTable(
         PLDMLT_PAPER,
         "As Table 1, on DDR (the same experiments with `--data DDR`). In all six rows IoU is Dice / (2 - "
-        "Dice), as of one single Dice: perhaps of all pixels of both classes together (chapter 06).",
+        "Dice), as of one Dice and not of a mean of unlike ones: perhaps of all pixels of both classes "
+        "together (chapter 06).",
         _FUSED_COLUMNS,
         {
             "fused-unet": ("UNet", (95.612, 91.591)),

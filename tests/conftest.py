@@ -43,6 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
+@pytest.fixture(autouse=True)
+def close_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every figure of a test of plots can be drawn, and none is left open."""
+    yield
+    if request.path.name.startswith("test_plots"):
+        import matplotlib.pyplot as plt
+
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+        plt.close("all")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["MTL_CACHE"], ignore_errors=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import mtl, remove
 from PIL import Image
 
-from mtl_utils.cli import main
 from mtl_utils.data.check import Report, check
 from mtl_utils.data.duplicates import conflicting, pairs_between
 from mtl_utils.data.idrid import (
@@ -41,16 +41,6 @@ def root(synthetic_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def report(synthetic_root: Path) -> Report:
     return check(synthetic_root, progress=False)
-
-
-def mtl(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *words: object
-) -> tuple[int, str, str]:
-    """Run the command in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["mtl", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return (stop.value.code or 0, *capsys.readouterr())
 
 
 # --- a whole copy -------------------------------------------------------------------------------------------
@@ -167,11 +157,6 @@ def grade_of_seven(root: Path) -> tuple[Path, str]:
 
 def unlink(path: Path) -> Path:
     path.unlink()
-    return path
-
-
-def remove(path: Path) -> Path:
-    shutil.rmtree(path)
     return path
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import mtl, remove, save_photograph
 from PIL import Image
 
-from mtl_utils.cli import main
 from mtl_utils.data.check import check
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.data.ddr import DDR, count_ungradable, read_ddr, scan_ddr, scan_list
@@ -27,16 +26,6 @@ SIZE = 72
 GRADES = {"train": [0, 0, 1, 5, 2, 4], "valid": [0, 3], "test": [1, 5, 5]}
 FIRST = {"train": 100, "valid": 200, "test": 300}
 DRAWN = {"train": 3, "valid": 2, "test": 2}
-
-
-def save_photograph(path: Path, seed: int) -> Path:
-    """A bright disc with patches of its own, so that no two seeds look alike."""
-    patches = np.random.default_rng(seed).integers(90, 255, (6, 6, 3), np.uint8)
-    picture = cv2.resize(patches, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    picture *= cv2.circle(np.zeros((SIZE, SIZE, 1), np.uint8), (36, 36), 34, 1, -1).reshape(SIZE, SIZE, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=95)
-    return path
 
 
 def save_mask(path: Path, box: tuple[slice, slice] | None, size: int = SIZE) -> Path:
@@ -70,19 +59,6 @@ def ddr(tmp_path: Path) -> Path:
                 labels = "segmentation label" if split_ == "valid" else "label"
                 save_mask(folder / labels / lesion / f"{name}.tif", None if lesion == "SE" else BOX)
     return root
-
-
-def mtl(capsys, monkeypatch, *words: object) -> tuple[int, str, str]:
-    """Run the command in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["mtl", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return (stop.value.code or 0, *capsys.readouterr())
-
-
-def remove(path: Path) -> Path:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return path
 
 
 # --- the table ----------------------------------------------------------------------------------------------

@@ -6,13 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import mtl, remove, save_photograph
 from PIL import Image
 
-from mtl_utils.cli import main
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.data.diaretdb1 import DIARETDB1, MASK_FOLDERS, read_diaretdb1, scan_diaretdb1
 from mtl_utils.data.diaretdb1_regions import AGREEMENT, FINDINGS, Region, consensus, read_annotation
@@ -33,16 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own for each test: the masks are drawn anew."""
     monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def save_photograph(path: Path, seed: int) -> Path:
-    """A bright disc with patches of its own, so that no two seeds look alike."""
-    patches = np.random.default_rng(seed).integers(90, 255, (6, 6, 3), np.uint8)
-    picture = cv2.resize(patches, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    disc = cv2.circle(np.zeros((HEIGHT, WIDTH, 1), np.uint8), (45, 36), 34, 1, -1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture * disc.reshape(HEIGHT, WIDTH, 1)).save(path)
-    return path
 
 
 def circle(x: float, y: float, radius: float) -> str:
@@ -100,7 +89,7 @@ def v21(tmp_path: Path) -> Path:
             (root / f"ddb1_v02_01_{split_}{form}.txt").write_text("\n".join(lines) + "\n")
         for name in names:
             seed += 1
-            save_photograph(root / "images" / f"{name}.png", seed)
+            save_photograph(root / "images" / f"{name}.png", seed, WIDTH, HEIGHT)
             for expert in (1, 2, 3, 4):
                 markings = [marking(circle(45, 36, 30), "Disc")]
                 if name.endswith("001") and expert < 4:
@@ -124,7 +113,7 @@ def v11(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / f"{split_}set.txt").write_text("".join(f"{name}.png\n" for name in names))
         for name in names:
-            save_photograph(images / "ddb1_fundusimages" / f"{name}.png", int(name[-1]))
+            save_photograph(images / "ddb1_fundusimages" / f"{name}.png", int(name[-1]), WIDTH, HEIGHT)
             for lesion in MASK_FOLDERS:
                 save_grey(images, lesion, name, {"image001": [63, 126, 189, 252]}.get(name, []))
     return root
@@ -139,14 +128,6 @@ def save_grey(images: Path, lesion: str, name: str, levels: list[int], width: in
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grey).save(path)
     return path
-
-
-def mtl(capsys, monkeypatch, *words: object) -> tuple[int, str, str]:
-    """Run the command in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["mtl", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return (stop.value.code or 0, *capsys.readouterr())
 
 
 # --- regions, by hand ---------------------------------------------------------------------------------------
@@ -344,11 +325,6 @@ def write(path: Path, content: str) -> Path:
     return path
 
 
-def remove(path: Path) -> Path:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return path
-
-
 def move(path: Path, name: str) -> Path:
     return path.rename(path.with_name(name))
 
@@ -492,7 +468,7 @@ def test_a_further_set_for_idrid(v21, synthetic_root, tmp_path, capsys, monkeypa
 
 def test_graded_sets_are_no_sets_with_masks(synthetic_root, tmp_path, capsys, monkeypatch):
     own = tmp_path / "own"
-    save_photograph(own / "a.png", 1)
+    save_photograph(own / "a.png", 1, WIDTH, HEIGHT)
     write(own / "grades.csv", "image,grade\na,0\n")
     for words in ([own], [synthetic_root, "--masked", own]):
         words += ["--size", 32, "--out", tmp_path / "copy"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import mtl, remove, save_photograph
 from PIL import Image
 
-from mtl_utils.cli import main
 from mtl_utils.data.check import check
 from mtl_utils.data.eyepacs import (
     PHOTOGRAPH_FOLDERS,
@@ -31,16 +30,6 @@ from mtl_utils.lesions import LESIONS
 
 TRAIN_GRADES = [0, 0, 0, 1, 2, 2, 3, 4]
 TEST_GRADES = [0, 1, 4]
-
-
-def save_photograph(path: Path, seed: int) -> Path:
-    """A bright disc with patches of its own, so that no two seeds look alike."""
-    patches = np.random.default_rng(seed).integers(90, 255, (6, 6, 3), np.uint8)
-    picture = cv2.resize(patches, (72, 72), interpolation=cv2.INTER_CUBIC)
-    picture *= cv2.circle(np.zeros((72, 72, 1), np.uint8), (36, 36), 34, 1, -1).reshape(72, 72, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-    return path
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -76,14 +65,6 @@ def own(tmp_path: Path) -> Path:
         save_photograph(root / name, number)
     write(root / "grades.csv", "image,grade", "a,0", "b.png,4", "clinic/c.JPEG,2")
     return root
-
-
-def mtl(capsys, monkeypatch, *words: object) -> tuple[int, str, str]:
-    """Run the command in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr("sys.argv", ["mtl", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return (stop.value.code or 0, *capsys.readouterr())
 
 
 # --- layouts ------------------------------------------------------------------------------------------------
@@ -201,11 +182,6 @@ def test_an_unknown_layout_says_which_there_are(tmp_path, capsys, monkeypatch):
 
 
 # --- what can be wrong --------------------------------------------------------------------------------------
-
-
-def remove(path: Path) -> Path:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return path
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from mtl_utils.errors import MTLError
-from mtl_utils.image_quality import psnr, quality_table, ssim
+from mtl_utils.image_quality import psnr, ssim
 
 
 @pytest.fixture
@@ -45,14 +45,6 @@ def test_whole_pictures_agree_with_torchmetrics(pictures):
     theirs = structural_similarity_index_measure(*tensors, data_range=1.0).item()
     assert ssim(restored, original, inner) == pytest.approx(theirs, abs=2e-3)
     assert ssim(original, original, everywhere) == pytest.approx(1)
-
-
-def test_a_row_per_photograph(pictures):
-    restored, original = pictures
-    inside = np.ones(original.shape[:2], bool)
-    table = quality_table([restored, original], [original, original], [inside, inside])
-    assert list(table.columns) == ["psnr", "ssim"] and len(table) == 2
-    assert table.psnr[1] == float("inf") and table.ssim[0] < table.ssim[1]
 
 
 def test_pictures_that_do_not_match_are_refused(pictures):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import cv2
@@ -22,12 +21,6 @@ from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.plots import exploring
 
 LABEL = "synthetic set"
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import texts
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from mtl_utils import plots
 from mtl_utils.lesions import LESION_COLOURS, LESION_NAMES, LESIONS
 from mtl_utils.widgets import read_quiz
 
 PICTURE = np.full((8, 8, 3), 90, np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    """Every figure can be drawn, and none is left open."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
-    plt.close("all")
-
-
-def texts(figure: Figure) -> list[str]:
-    """All that is written inside the axes of a figure."""
-    return [text.get_text() for ax in figure.axes for text in ax.texts]
 
 
 # Chapter 02

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +12,6 @@ from matplotlib.patches import FancyBboxPatch
 from mtl_utils import plots
 from mtl_utils.encoders import BUNDLED_ENCODER
 from mtl_utils.systems.shared_encoder import TASKS, SharedEncoder
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

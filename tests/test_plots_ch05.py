@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 import torch
+from helpers import texts, titles
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -18,20 +17,6 @@ from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
 BOTH = {"grading", "segmentation"}
 PARTS = ("encoder", "decoder", "segmentation_head", "grading_head")
 GREY = np.full((16, 16, 3), 90, np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for ax in figure.axes for text in ax.texts]
-
-
-def titles(figure: Figure) -> list[str]:
-    return [ax.get_title() for ax in figure.axes]
 
 
 # The architecture

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
-from matplotlib.figure import Figure
+from helpers import texts, titles
 
 from mtl_utils import plots
 
 GREY = np.full((16, 16, 3), 90, np.uint8)
 COLUMNS = [f"p{grade}" for grade in range(5)]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for ax in figure.axes for text in ax.texts]
-
-
-def titles(figure: Figure) -> list[str]:
-    return [ax.get_title() for ax in figure.axes]
 
 
 # Stage 1

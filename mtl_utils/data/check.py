@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mtl_utils.data.ddr import DDR, count_ungradable
 from mtl_utils.data.duplicates import (
     conflicting,
     empty_thumbnails,
@@ -256,14 +255,13 @@ def check(root: str | Path, progress: bool = True) -> Report:
     def check_mask(place: tuple[int, str]) -> bool:
         row, lesion = place
         photograph = None if row in unreadable else table.image[row]
-        return _check_mask(table.at[row, lesion], photograph, may_be_empty=layout.name == DDR)
+        return _check_mask(table.at[row, lesion], photograph, layout.empty_masks)
 
     masks = [(row, lesion) for row in table.index for lesion in LESIONS if table.at[row, lesion] is not None]
     drawn = _in_threads(check_mask, masks, "masks", progress and bool(masks))
     problems = problems + [str(found) for found in (*photographs, *drawn) if isinstance(found, DataError)]
     for (row, lesion), something in zip(masks, drawn):
-        if something is False:  # DDR's file where there is no such lesion
+        if something is False:
             table.loc[row, lesion] = None
     linked = table if table.empty else link_photographs(table, thumbs)
-    ungradable = count_ungradable(root) if layout.name == DDR else {}
-    return Report(Path(root), is_synthetic(root), linked, problems, layout.name, ungradable)
+    return Report(Path(root), is_synthetic(root), linked, problems, layout.name, layout.left_out(root))

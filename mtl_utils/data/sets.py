@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtl_utils.data.ddr import DDR, holds_ddr, scan_ddr
+from mtl_utils.data.ddr import DDR, count_ungradable, holds_ddr, scan_ddr
 from mtl_utils.data.diaretdb1 import DIARETDB1, holds_diaretdb1, scan_diaretdb1
 from mtl_utils.data.eyepacs import (
     EYEPACS,
@@ -40,6 +40,8 @@ class Layout:
         holds: is it in this folder?
         scan: (folder, parts) -> the table of `read_idrid`, and one line per problem.
         looks: for people: what its folder looks like.
+        empty_masks: a mask file in which nothing is drawn says that there is no such lesion.
+        left_out: folder -> split -> photographs that the table leaves out, since nobody could grade them.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Layout:
     holds: Callable[[Path], bool]
     scan: Callable[[str | Path, str], tuple[pd.DataFrame, list[str]]]
     looks: str
+    empty_masks: bool = False
+    left_out: Callable[[str | Path], dict[str, int]] = lambda root: {}
 
 
 LAYOUTS = {
@@ -60,6 +64,7 @@ LAYOUTS = {
         Layout(
             DDR, "AB", DISEASE_LESIONS, holds_ddr, scan_ddr,
             "DDR: the folders DR_grading and lesion_segmentation, or one of them",
+            empty_masks=True, left_out=count_ungradable,
         ),
         Layout(
             IDRID, "AB", LESIONS, holds_idrid, scan_idrid,

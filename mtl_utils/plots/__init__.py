@@ -60,7 +60,6 @@ from mtl_utils.plots.mtunet import (
 from mtl_utils.plots.pldmlt import (
     GRADE_STYLES,
     ablation_dots,
-    entropy,
     focal_curves,
     fused_steps,
     heat_maps,

@@ -31,17 +31,8 @@ if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with
 
 COLOURS = LESION_COLOURS | GROUP_COLOURS | FUSED_COLOURS
 NAMES = {lesion: f"{name} ({lesion})" for lesion, name in LESION_NAMES.items()} | GROUP_NAMES | FUSED_NAMES
-_SMALLEST_LAST = (
-    "OD",
-    "lesion",
-    "disc",
-    "SE",
-    "EX",
-    "yellow",
-    "HE",
-    "red",
-    "MA",
-)  # so that nothing covers it
+# So that nothing covers it.
+_SMALLEST_LAST = ("OD", "lesion", "disc", "SE", "EX", "yellow", "HE", "red", "MA")
 
 
 def overlay(

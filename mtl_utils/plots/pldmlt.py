@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy.stats import entropy
 from sklearn.calibration import calibration_curve
 
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
@@ -309,7 +310,7 @@ def mean_labels(runs: Mapping[str, pd.DataFrame], title: str) -> Figure:
     for (name, table), (colour, style) in zip(runs.items(), looks, strict=False):
         last.plot(
             table.index,
-            entropy(table.to_numpy()),
+            entropy(table, axis=1),
             style,
             color=colour,
             markersize=5,
@@ -324,15 +325,6 @@ def mean_labels(runs: Mapping[str, pd.DataFrame], title: str) -> Figure:
     _grade_legend(figure)
     figure.suptitle(title)
     return figure
-
-
-def entropy(labels: np.ndarray) -> np.ndarray:
-    """- sum_k p_k ln p_k of each row, (N, K) -> (N,).
-
-    >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(3).tolist()
-    [0.0, 0.693]
-    """
-    return -(labels * np.log(np.where(labels > 0, labels, 1))).sum(axis=1) + 0.0
 
 
 def _grade_lines(ax: Axes, across: Sequence[float], values: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -29,8 +28,9 @@ CLASS_PRIOR = {
 """Share of a square picture's pixels that each class of the exclusive label spaces has, roughly."""
 
 
-class FundusNetwork(nn.Module, ABC):
-    """An encoder and what grows on it.
+class FundusNetwork(nn.Module):
+    """An encoder and what grows on it: a `grading_head` on its deepest features, a `decoder` and a
+    `segmentation_head`, as far as the tasks need them. Where it is otherwise a network has its own `heads`.
 
     Args:
         encoder: from `encoders.create_encoder`.
@@ -67,9 +67,14 @@ class FundusNetwork(nn.Module, ABC):
         """The encoder's feature maps, from full size to 1/32, of RGB pictures (B, 3, H, W) in [0, 1]."""
         return self.encoder(((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
 
-    @abstractmethod
     def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
         """Logits of some tasks from `features`: what comes after the shared part."""
+        logits = {}
+        if "grading" in tasks:
+            logits["grading"] = self.grading_head(features[-1])
+        if "segmentation" in tasks:
+            logits["segmentation"] = self.segmentation_head(self.decoder(features))
+        return logits
 
 
 def start_at_prior(layer: nn.Conv2d, space: LabelSpace, class_prior: Mapping[str, float]) -> None:
@@ -81,3 +86,22 @@ def start_at_prior(layer: nn.Conv2d, space: LabelSpace, class_prior: Mapping[str
     shares = torch.tensor([class_prior[name] for name in space.classes])
     with torch.no_grad():
         layer.bias.copy_(shares.log() if space.exclusive else shares.logit())
+
+
+def he_normal(module: nn.Module) -> None:
+    """He's normal initialisation of all convolutions in a module; biases start at 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and
+            # so does Keras, which the papers used.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def segmentation_head(channels: int, space: LabelSpace, class_prior: Mapping[str, float]) -> nn.Module:
+    """A 1 x 1 convolution to the classes, which starts at `class_prior`."""
+    head = nn.Conv2d(channels, len(space.classes), kernel_size=1)
+    nn.init.normal_(head.weight, std=0.01)  # with He's rule it would be sure of things before it learned any
+    start_at_prior(head, space, class_prior)
+    return head

@@ -7,7 +7,7 @@ and a dense layer; the encoder's name makes it a DenseNet-201 or a NASNet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import segmentation_models_pytorch as smp
 import torch
@@ -63,7 +63,3 @@ class LesionBaseline(FundusNetwork):
         last = [layer for layer in self.segmentation_head.modules() if isinstance(layer, nn.Conv2d)][-1]
         start_at_prior(last, space, class_prior)
         self.to(memory_format=torch.channels_last)
-
-    def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Logits of the masks from `features`."""
-        return {"segmentation": self.segmentation_head(self.decoder(features))}

@@ -21,7 +21,7 @@ from mtl_utils.encoders import create_encoder
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import RED_YELLOW, LabelSpace
 from mtl_utils.lesions import GRADES
-from mtl_utils.systems.base import CLASS_PRIOR, TASKS, FundusNetwork, start_at_prior
+from mtl_utils.systems.base import CLASS_PRIOR, TASKS, FundusNetwork, he_normal, segmentation_head
 
 DECODER_CHANNELS = (512, 512, 256, 128, 64)
 """VGG-16's five blocks have 64, 128, 256, 512 and 512 channels: mirrored, the deepest first."""
@@ -98,17 +98,6 @@ class MirrorDecoder(nn.Module):
         return below
 
 
-def he_normal(module: nn.Module) -> None:
-    """He's normal initialisation of all convolutions in a module; biases start at 0."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # For a transposed convolution torch counts the output channels times the kernel as 'fan_in', and
-            # so does Keras, which the paper used.
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 class MTUnet(FundusNetwork):
     """Variants A and C, and, with one task, the single-task networks of the same shape.
 
@@ -177,14 +166,6 @@ def grading_head(channels: int, dropout: float) -> nn.Module:
     VGG-16's last pooling makes no difference: the maximum of local maxima is the maximum.
     """
     return ClassificationHead(channels, len(GRADES), pooling="max", dropout=dropout)
-
-
-def segmentation_head(channels: int, space: LabelSpace, class_prior: Mapping[str, float]) -> nn.Module:
-    """A 1 x 1 convolution to the classes, which starts at `class_prior`."""
-    head = nn.Conv2d(channels, len(space.classes), kernel_size=1)
-    nn.init.normal_(head.weight, std=0.01)  # with He's rule it would be sure of things before it learned any
-    start_at_prior(head, space, class_prior)
-    return head
 
 
 class MTUnetTwoStep(MTUnet):

@@ -26,8 +26,7 @@ from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import FUSED, LabelSpace
 from mtl_utils.lesions import GRADES
 from mtl_utils.losses import Focal, categorical_focal_loss, focal_task_loss, focal_terms
-from mtl_utils.systems.base import CLASS_PRIOR, TASKS, FundusNetwork
-from mtl_utils.systems.mtunet import he_normal, segmentation_head
+from mtl_utils.systems.base import CLASS_PRIOR, TASKS, FundusNetwork, he_normal, segmentation_head
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS
 
 Batch = dict[str, torch.Tensor]
@@ -75,15 +74,6 @@ class PLDMLT(FundusNetwork):
             he_normal(self.decoder)
             self.segmentation_head = segmentation_head(decoder_channels[-1], space, class_prior)
         self.to(memory_format=torch.channels_last)
-
-    def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Logits of some tasks from `features`: what comes after the shared part."""
-        logits = {}
-        if "grading" in tasks:
-            logits["grading"] = self.grading_head(features[-1])
-        if "segmentation" in tasks:
-            logits["segmentation"] = self.segmentation_head(self.decoder(features))
-        return logits
 
 
 HIERARCHIES = ("all", "neighbours", "plausible")

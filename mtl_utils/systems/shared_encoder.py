@@ -61,12 +61,3 @@ class SharedEncoder(FundusNetwork):
             # Not in the report: almost no pixel is a lesion, so each starts at that guess, not at one half.
             start_at_prior(self.segmentation_head[0], LESION_SPACE, dict.fromkeys(LESIONS, LESION_PRIOR))
         self.to(memory_format=torch.channels_last)  # two to four times faster on a CPU, and faster on a GPU
-
-    def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Logits of some tasks from `features`: what comes after the shared part."""
-        logits = {}
-        if "grading" in tasks:
-            logits["grading"] = self.grading_head(features[-1])
-        if "segmentation" in tasks:
-            logits["segmentation"] = self.segmentation_head(self.decoder(features))
-        return logits

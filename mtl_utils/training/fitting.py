@@ -58,7 +58,7 @@ def precision(system: str) -> str:
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
-        # Gradients of gradients are too small for float16, and its scaling does not reach them.
+        # The label update takes its gradients itself: the scaling that float16 needs does not reach them.
         return "32-true" if system == "pldmlt" else "16-mixed"
     fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
     return "bf16-mixed" if fast else "32-true"

@@ -1,7 +1,8 @@
 """`fit` trains a run, `evaluate` judges it: Lightning does the loop.
 
-A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, and nothing that is half
-written: Lightning writes each checkpoint beside its place and moves it there.
+A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, a third as large because
+they hold no state of the optimizer, and nothing that is half written: Lightning writes each checkpoint beside
+its place and moves it there.
 """
 
 from __future__ import annotations
@@ -187,10 +188,11 @@ def fit(
     data = FundusData(config, copy, parts, labels=labels, pseudo=pseudo)
     second = "val/accuracy" if "grading" in config.tasks else "val/dice"
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    best = {**keep, "save_weights_only": True}
     callbacks = [
         EarlyStopping("val/loss", patience=config.patience),
-        ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **keep),
-        ModelCheckpoint(filename=BEST_ACCURACY, monitor=second, mode="max", **keep),
+        ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **best),
+        ModelCheckpoint(filename=BEST_ACCURACY, monitor=second, mode="max", **best),
         ModelCheckpoint(filename=LAST, **keep),
     ]
     bar = progress and sys.stderr.isatty()

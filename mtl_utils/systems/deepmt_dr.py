@@ -215,6 +215,10 @@ class GradingSubnet(nn.Module):
         maps: number of lesion maps; 0: the photograph alone (Figure 5 b).
         levels: see `SpatialPyramidPooling`.
 
+    Attributes:
+        feature_layers: through each passes one feature map unchanged, from 1/2 to 1/32 of the size: where
+            `explain.evidence` can listen, whatever the encoder.
+
     >>> network = GradingSubnet("resnet18", encoder_weights=None)
     >>> network(torch.rand(2, 3, 64, 96), torch.rand(2, 4, 64, 96)).shape
     torch.Size([2, 5])
@@ -238,6 +242,7 @@ class GradingSubnet(nn.Module):
                 more = torch.zeros(first.out_channels, maps, *first.kernel_size)
                 first.weight = nn.Parameter(torch.cat([first.weight, more], dim=1))
             first.in_channels += maps
+        self.feature_layers = nn.ModuleList(nn.Identity() for _ in self.encoder.out_channels[1:])
         self.pooling = SpatialPyramidPooling(levels)
         self.head = nn.Linear(self.pooling.length(self.encoder.out_channels[-1]), len(GRADES))
 
@@ -249,7 +254,8 @@ class GradingSubnet(nn.Module):
                 raise MTLError(f"the grading subnet needs {self.maps} lesion maps beside the photograph")
             picture = torch.cat([picture, lesions], dim=1)
         # Past smp's own check of the number of channels, which knows of three.
-        return self.encoder(picture)
+        full, *maps = self.encoder(picture)
+        return [full, *(layer(features) for layer, features in zip(self.feature_layers, maps, strict=True))]
 
     def forward(self, image: torch.Tensor, lesions: torch.Tensor | None = None) -> torch.Tensor:
         """RGB in [0, 1], (B, 3, H, W), and lesion probabilities (B, 4, H, W) -> logits (B, 5)."""

@@ -12,8 +12,12 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
+from mtl_utils.errors import MTLError
 from mtl_utils.lesions import GRADES
 from mtl_utils.systems.base import FundusNetwork
+
+VISUALISATIONS = ("gmsv", "guided-backprop", "grad-cam", "smoothgrad")
+"""What `evidence` can draw: DeepMT-DR's own, and the three that its Table 5 puts in its place."""
 
 
 class _Grader(nn.Module):
@@ -92,6 +96,27 @@ def gmsv(
     >>> gmsv(lambda: second(first(image).relu()).mean((2, 3)), [first, second]).shape
     torch.Size([2, 1, 16, 16])
     """
+    maps, gradients = _listen(forward, layers, score, create_graph)
+    found = None
+    for features, gradient in zip(maps[::-1], gradients[::-1], strict=True):
+        own, importance = _weighted(features, gradient)
+        if found is None:
+            found = own
+        else:
+            larger = F.interpolate(found, own.shape[-2:], mode="bilinear", align_corners=False)
+            found = larger + importance * own
+    return _scaled(found, size, create_graph)
+
+
+def _listen(
+    forward: Callable[[], torch.Tensor],
+    layers: Sequence[nn.Module],
+    score: Callable[[torch.Tensor], torch.Tensor],
+    create_graph: bool,
+) -> tuple[list[torch.Tensor], Sequence[torch.Tensor]]:
+    """The feature maps of the layers, and the derivative of each photograph's score by them. The weights'
+    own derivatives are not computed.
+    """
     seen: dict[nn.Module, torch.Tensor] = {}
     hooks = [
         layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output})) for layer in layers
@@ -104,21 +129,145 @@ def gmsv(
             hook.remove()
     maps = [seen[layer] for layer in layers]
     # Photographs do not see each other, so the derivative of the sum is each one's own.
-    gradients = torch.autograd.grad(total, maps, create_graph=create_graph)
-    evidence = None
-    for features, gradient in zip(maps[::-1], gradients[::-1], strict=True):
-        weights = gradient.mean(dim=(2, 3), keepdim=True)
-        own = (weights * features).sum(dim=1, keepdim=True)
-        if evidence is None:
-            evidence = own
-        else:
-            larger = F.interpolate(evidence, own.shape[-2:], mode="bilinear", align_corners=False)
-            evidence = larger + weights.sum(dim=1, keepdim=True) * own
+    return maps, torch.autograd.grad(total, maps, create_graph=create_graph)
+
+
+def _weighted(features: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The channels of one layer weighted by the mean derivative and summed, (B, 1, H, W), and the sum of the
+    weights, (B, 1, 1, 1).
+    """
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return (weights * features).sum(dim=1, keepdim=True), weights.sum(dim=1, keepdim=True)
+
+
+def _scaled(found: torch.Tensor, size: tuple[int, int] | None, create_graph: bool) -> torch.Tensor:
+    """A map (B, 1, H, W), enlarged to `size` and scaled to [0, 1] for each photograph."""
     if size is not None:
-        evidence = F.interpolate(evidence, size, mode="bilinear", align_corners=False)
-    lowest, highest = evidence.amin(dim=(2, 3), keepdim=True), evidence.amax(dim=(2, 3), keepdim=True)
-    scaled = (evidence - lowest) / (highest - lowest).clamp(min=torch.finfo(evidence.dtype).tiny)
+        found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+    lowest, highest = found.amin(dim=(2, 3), keepdim=True), found.amax(dim=(2, 3), keepdim=True)
+    scaled = (found - lowest) / (highest - lowest).clamp(min=torch.finfo(found.dtype).tiny)
     return scaled if create_graph else scaled.detach()
+
+
+def evidence(
+    kind: str,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    layers: Sequence[nn.Module],
+    size: tuple[int, int] | None = None,
+    create_graph: bool = False,
+    copies: int = 4,
+    noise: float = 0.1,
+) -> torch.Tensor:
+    """What `positive_score` rests on, by one of `VISUALISATIONS`, so that a training loop can put one in the
+    other's place (DeepMT-DR's Table 5).
+
+    - 'gmsv': see `gmsv`.
+    - 'grad-cam' (Selvaraju et al., 2017): the last layer alone, and of its weighted sum what is above 0.
+    - 'guided-backprop' (Springenberg et al., 2014): the derivative of the score by the photograph, where each
+      ReLU (and ReLU6) passes back only what is above 0.
+    - 'smoothgrad' (Smilkov et al., 2017; SmoothBP in the paper): the plain derivative, averaged over noisy
+      copies of the photograph.
+
+    A derivative by the photograph becomes a map as the sum of its absolute values over the channels; in
+    'smoothgrad' of each copy, before the mean.
+
+    pytorch-grad-cam has these methods too, but its results are numpy arrays without a graph, and the
+    classification-aware loss (Eq. 4) must be differentiated through the map. So they are written here, and
+    the tests compare them with it. The network is not changed, and its weights get no gradient.
+
+    A network of convolutions and ReLU is linear in pieces: in evaluation mode the derivative of its logits
+    does not change with the photograph, and a loss on 'guided-backprop' or 'smoothgrad' has the gradient 0
+    there. It has another one where batch normalisation takes the statistics of the batch (training mode), or
+    where `forward` ends in a softmax. The other two weigh feature maps, which do change.
+
+    Args:
+        kind: of `VISUALISATIONS`.
+        forward: photographs -> logits (B, 5), as `lambda picture: network(picture, lesions)`.
+        image: RGB in [0, 1], float (B, 3, H, W).
+        layers: for 'gmsv' and 'grad-cam': modules whose outputs are feature maps, from the first to the last,
+            as `GradingSubnet.feature_layers`.
+        size: height and width of the result; None: the photograph's.
+        create_graph: the map shall be differentiated itself.
+        copies: for 'smoothgrad'; the network runs once for each.
+        noise: for 'smoothgrad': its standard deviation, drawn by torch's global generator. Smilkov et al.
+            take 0.1 to 0.2 of the range of the photograph's values.
+
+    Returns:
+        (B, 1, H, W), scaled to [0, 1] for each photograph; all 0 where the map is flat.
+
+    Raises:
+        MTLError: no such visualisation; 'guided-backprop' of a network without ReLU.
+
+    >>> first = nn.Conv2d(3, 5, 3, stride=2)
+    >>> forward = lambda picture: first(picture).relu().mean((2, 3))
+    >>> [tuple(evidence(kind, forward, torch.rand(2, 3, 33, 33), [first]).shape) for kind in VISUALISATIONS]
+    [(2, 1, 33, 33), (2, 1, 33, 33), (2, 1, 33, 33), (2, 1, 33, 33)]
+    """
+    # With a graph to follow, the photograph may be another network's output. Else it is cut off: what lies
+    # before it has nothing to do.
+    picture = image if create_graph and image.requires_grad else image.detach().requires_grad_()
+    size = size or tuple(image.shape[-2:])
+    match kind:
+        case "gmsv":
+            return gmsv(lambda: forward(picture), layers, size=size, create_graph=create_graph)
+        case "grad-cam":
+            maps, gradients = _listen(lambda: forward(picture), layers[-1:], positive_score, create_graph)
+            found = _weighted(maps[0], gradients[0])[0].relu()
+        case "guided-backprop":
+            found = _saliency(forward, picture, create_graph, guided=True)
+        case "smoothgrad":
+            each = (_saliency(forward, picture, create_graph, noise=noise) for _ in range(copies))
+            found = sum(each) / copies
+        case _:
+            raise MTLError(f"no visualisation {kind!r}. There are: {', '.join(VISUALISATIONS)}.")
+    return _scaled(found, size, create_graph)
+
+
+def _saliency(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    picture: torch.Tensor,
+    create_graph: bool,
+    guided: bool = False,
+    noise: float = 0.0,
+) -> torch.Tensor:
+    """|d score / d photograph|, summed over the channels, (B, 1, H, W)."""
+    with torch.enable_grad():
+        moving = picture + noise * torch.randn_like(picture) if noise else picture
+        total = positive_score(forward(moving)).sum()
+    hooks = [node.register_prehook(_only_positive) for node in _relus(moving, total)] if guided else []
+    if guided and not hooks:
+        raise MTLError("guided back-propagation is about ReLU, and this network has none: use another kind")
+    try:
+        (gradient,) = torch.autograd.grad(total, moving, create_graph=create_graph)
+    finally:
+        # Else they would also meddle when a loss on the map goes back through the same graph.
+        for hook in hooks:
+            hook.remove()
+    return gradient.abs().sum(dim=1, keepdim=True)
+
+
+def _only_positive(gradients: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (gradients[0].relu(),)
+
+
+def _relus(start: torch.Tensor, end: torch.Tensor) -> list[torch.autograd.graph.Node]:
+    """The ReLU and ReLU6 steps from one tensor to another, found in the graph of the latter. Hooks there
+    leave the modules alone, see functions as well as modules, and have no trouble with activations that work
+    in place, which torch's backward hooks of modules refuse.
+    """
+    found, seen, waiting = [], {start.grad_fn}, [end.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting.extend(earlier for earlier, _ in node.next_functions)
+        # To torch ReLU6 is a clamp between 0 and 6.
+        bounded = node.name() == "HardtanhBackward0" and node._saved_min_val == 0
+        if bounded or node.name() == "ReluBackward0":
+            found.append(node)
+    return found
 
 
 def agreement(heat: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> float:

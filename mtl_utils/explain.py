@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtl_utils.errors import MTLError
-from mtl_utils.lesions import GRADES
+from mtl_utils.lesions import DISEASE_LESIONS, GRADES
 from mtl_utils.systems.base import FundusNetwork
 
 VISUALISATIONS = ("gmsv", "guided-backprop", "grad-cam", "smoothgrad")
@@ -292,3 +292,25 @@ def agreement(heat: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> float:
     if marked.all() or not marked.any():
         return float("nan")
     return float(roc_auc_score(marked, heat[inside]))
+
+
+def evidence_agreement(evidence: np.ndarray, masks: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    """How well does an evidence map point at each lesion, and at what is none (DeepMT-DR's Figure 2 c)?
+
+    Args:
+        evidence: (H, W).
+        masks: bool (4, H, W), in the order of `DISEASE_LESIONS`.
+        inside: bool (H, W), the pixels that count: the field of view.
+
+    Returns:
+        `agreement` with each of `DISEASE_LESIONS`, and with 'background', the pixels outside of every lesion.
+        The latter is 1 minus the agreement with all lesions together. What the photograph cannot answer has
+        no key: a lesion that it does not show, and the background where it shows none.
+
+    >>> masks = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool).reshape(4, 1, 4)
+    >>> evidence_agreement(np.array([[0.9, 0.8, 0.1, 0.0]]), masks, np.ones((1, 4), bool))
+    {'MA': 1.0, 'HE': 0.333..., 'background': 0.25}
+    """
+    regions = dict(zip(DISEASE_LESIONS, masks, strict=True)) | {"background": ~masks.any(axis=0)}
+    found = {name: agreement(evidence, region, inside) for name, region in regions.items()}
+    return {name: value for name, value in found.items() if not np.isnan(value)}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mtl_utils.encoders import BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
-from mtl_utils.explain import VISUALISATIONS, evidence, gmsv, positive_score
+from mtl_utils.explain import VISUALISATIONS, evidence, evidence_agreement, gmsv, positive_score
 from mtl_utils.systems.deepmt_dr import GradingSubnet, ISRSubnet, bicubic, classification_aware_loss
 
 
@@ -294,3 +294,43 @@ def test_frozen_weights_are_no_hindrance(kind, grading):
     free = draw()
     grading.requires_grad_(False)
     assert torch.allclose(draw(), free, atol=1e-5) and free.std() > 0
+
+
+# --- Figure 2 c ---------------------------------------------------------------------------------------------
+
+
+def test_evidence_agreement_by_hand():
+    heat = np.array([[0.9, 0.8, 0.6], [0.4, 0.2, 0.0]])
+    masks = np.zeros((4, 2, 3), bool)
+    masks[0, 0, 0] = True  # MA: hotter than all others
+    masks[1, 0, 2] = masks[1, 1, 1] = True  # HE: 0.6 beats 0.4 and 0.0, 0.2 beats 0.0
+    masks[3, 0, 0] = masks[3, 1, 0] = True  # SE, partly on the MA: 0.9 beats four, 0.4 beats two
+    found = evidence_agreement(heat, masks, np.ones((2, 3), bool))
+    # Background: 0.8 and 0.0 against 0.9, 0.6, 0.4 and 0.2; 0.8 beats three.
+    expected = {"MA": 1.0, "HE": 3 / 8, "SE": 6 / 8, "background": 3 / 8}
+    assert found == pytest.approx(expected)
+    assert list(found) == list(expected)  # no EX: the photograph shows none
+
+
+def test_evidence_agreement_looks_inside_only():
+    heat = np.array([[0.9, 0.8, 0.6], [0.4, 0.2, 0.0]])
+    masks = np.zeros((4, 2, 3), bool)
+    masks[0, 0, 0] = masks[2, 0, 1] = True
+    inside = np.array([[False, True, True], [True, True, True]])
+    # The MA lies outside and is not there; the EX is hotter than all that is left.
+    assert evidence_agreement(heat, masks, inside) == {"EX": 1.0, "background": 0.0}
+
+
+def test_evidence_agreement_without_lesions_has_nothing_to_say():
+    assert evidence_agreement(np.ones((2, 2)), np.zeros((4, 2, 2), bool), np.ones((2, 2), bool)) == {}
+
+
+def test_the_background_is_what_the_lesions_leave():
+    random = np.random.default_rng(0)
+    heat, masks = random.random((20, 20)), random.random((4, 20, 20)) > 0.9
+    inside = random.random((20, 20)) > 0.2
+    found = evidence_agreement(heat, masks, inside)
+    together = evidence_agreement(heat, masks.any(axis=0)[None] * np.ones((4, 1, 1), bool), inside)["MA"]
+    assert found["background"] == pytest.approx(1 - together)
+    flat = evidence_agreement(np.zeros((20, 20)), masks, inside)
+    assert set(flat.values()) == {0.5}

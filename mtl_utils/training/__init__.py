@@ -10,7 +10,7 @@ from mtl_utils.training.config import (
     build_network,
     first_config,
 )
-from mtl_utils.training.costs import update_costs
+from mtl_utils.training.costs import gmsv_costs, update_costs
 from mtl_utils.training.fitting import LABELS, FitResult, evaluate, fit, precision
 from mtl_utils.training.folds import CrossValidation, cross_validate
 from mtl_utils.training.loaders import FundusData

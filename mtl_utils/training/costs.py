@@ -1,4 +1,6 @@
-"""What does one update of the label-update network cost, beside a plain training step of the same network?"""
+"""What do the dear steps cost, each beside a plain step of the same network? PLDMLT's label update, and
+DeepMT-DR's GMSV.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,25 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from mtl_utils.explain import gmsv
 from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device, peak_memory, reset_peak_memory
+from mtl_utils.systems.deepmt_dr import GradingSubnet, distance_weighted_loss
 from mtl_utils.systems.pldmlt import Batch, LabelUpdateNetwork, meta_gradient, stage_two_loss
 from mtl_utils.training.config import Config, build_network
 from mtl_utils.training.fitting import precision
 
 KINDS = ("plain step", "update, first order", "update, second order")
+GMSV_KINDS = ("forward and backward", "gmsv")
+
+Steps = dict[str, Callable[[], object]]
 
 
 def update_costs(config: Config, repeats: int = 9) -> pd.DataFrame:
@@ -34,34 +43,68 @@ def update_costs(config: Config, repeats: int = 9) -> pd.DataFrame:
     Returns:
         A row for each of `KINDS`: seconds, times (as many as a plain step), peak_memory_gib.
     """
-    steps = _steps(config)
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    return _costs(partial(_update_steps, config), repeats)
+
+
+def gmsv_costs(
+    encoder_name: str,
+    encoder_weights: str | Path | None,
+    size: int,
+    batch_size: int,
+    repeats: int = 9,
+) -> pd.DataFrame:
+    """Time and memory of one forward and backward pass of DeepMT-DR's grading subnet, and of `explain.gmsv`
+    of all its encoder's feature maps, without a graph of its own; measured as by `update_costs`.
+
+    GMSV goes forward once and back once, but asks only for the derivatives by the feature maps: torch then
+    leaves out those by the weights, and whatever lies before the first map. So it can be the cheaper one.
+    Both run in training mode and in float32.
+
+    Args:
+        encoder_name, encoder_weights: see `GradingSubnet`.
+        size: side of the photographs, which are random.
+        batch_size: of photographs.
+        repeats: timed rounds, after one that warms up.
+
+    Returns:
+        A row for each of `GMSV_KINDS`: seconds, times (as many as forward and backward), peak_memory_gib.
+    """
+    return _costs(partial(_gmsv_steps, encoder_name, encoder_weights, size, batch_size), repeats)
+
+
+def _costs(make_steps: Callable[[], Steps], repeats: int) -> pd.DataFrame:
+    """Seconds, times (as many as the first step) and memory of each step. `make_steps` is called once more in
+    each process that measures memory.
+    """
+    steps = make_steps()
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
     for _ in range(repeats + 1):
-        for kind in KINDS:
+        for kind, step in steps.items():
             started = time.perf_counter()
-            steps[kind]()
+            step()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[kind].append(time.perf_counter() - started)
     fastest = {kind: min(values[1:]) for kind, values in seconds.items()}
+    plain = next(iter(fastest.values()))
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1, maxtasksperchild=1) as pool:
-        memory = [pool.apply(_memory_of, (config, kind, torch.get_num_threads())) for kind in KINDS]
+        memory = {kind: pool.apply(_memory_of, (make_steps, kind, torch.get_num_threads())) for kind in steps}
     return pd.DataFrame(
         {
             "seconds": fastest,
-            "times": {kind: value / fastest[KINDS[0]] for kind, value in fastest.items()},
-            "peak_memory_gib": dict(zip(KINDS, memory, strict=True)),
+            "times": {kind: value / plain for kind, value in fastest.items()},
+            "peak_memory_gib": memory,
         }
     )
 
 
-def _memory_of(config: Config, kind: str, threads: int) -> float | None:
+def _memory_of(make_steps: Callable[[], Steps], kind: str, threads: int) -> float | None:
     """In a fresh process: GiB that two steps of one kind need beyond networks and batch; None where the
     system does not tell.
     """
     torch.set_num_threads(threads)
-    step = _steps(config)[kind]
+    step = make_steps()[kind]
     if not reset_peak_memory():
         return None
     before = peak_memory()
@@ -70,7 +113,24 @@ def _memory_of(config: Config, kind: str, threads: int) -> float | None:
     return peak_memory() - before
 
 
-def _steps(config: Config) -> dict[str, Callable[[], object]]:
+def _gmsv_steps(encoder_name: str, encoder_weights: str | Path | None, size: int, batch_size: int) -> Steps:
+    """Both steps, on random pictures."""
+    device = torch.device(default_device())
+    network = GradingSubnet(encoder_name, encoder_weights).to(device)
+    image, lesions = (torch.rand(batch_size, n, size, size, device=device) for n in (3, network.maps))
+    grade = torch.randint(len(GRADES), (batch_size,), device=device)
+
+    def plain() -> None:
+        network.zero_grad()
+        distance_weighted_loss(network(image, lesions), grade).backward()
+
+    def visualise() -> None:
+        gmsv(lambda: network(image, lesions), network.feature_layers, size=(size, size))
+
+    return dict(zip(GMSV_KINDS, (plain, visualise), strict=True))
+
+
+def _update_steps(config: Config) -> Steps:
     """The three steps, on random pictures."""
     device = torch.device(default_device())
     network = build_network(config).to(device)

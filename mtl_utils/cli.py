@@ -125,7 +125,8 @@ def train(
     first: Annotated[
         Path | None,
         typer.Option(
-            help="What comes before, made earlier: the first network's checkpoint (MTUnet B and semi), "
+            help="What comes before, made earlier: the first network's checkpoint (MTUnet B and semi, "
+            "DeepMT-DR), "
             "or the pseudo-grades.json of stage 1 (PLDMLT)."
         ),
     ] = None,
@@ -192,6 +193,8 @@ def train(
         "segmentation/dice/lesion",
         "segmentation/with_background/dice/lesion",
         "segmentation/dice/mean",
+        "isr/psnr",
+        "isr/bicubic/psnr",
     ):
         if metric in record:
             typer.echo(f"{metric:40} {record[metric]:.3f}")

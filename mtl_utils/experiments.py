@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from mtl_utils.encoders import BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
+from mtl_utils.explain import VISUALISATIONS
 from mtl_utils.runtime import check_profile
 from mtl_utils.systems import mtunet
 from mtl_utils.systems.base import TASKS
+from mtl_utils.systems.deepmt_dr import Hierarchy
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS
 from mtl_utils.training import LAST, Config
@@ -48,6 +50,7 @@ def _square(side: int) -> dict[str, int]:
 REPORT = "shared-encoder report"
 MTUNET = "MTUnet"
 PLDMLT_PAPER = "PLDMLT"
+DEEPMT_DR = "DeepMT-DR"
 
 _MTUNET_BASE = Config(
     "mtunet-c",
@@ -117,6 +120,31 @@ _PLDMLT_BASE = Config(
 rounds is printed."""
 
 
+_DEEPMT_BASE = Config(
+    "deepmt-dr",
+    system="deepmt-dr",
+    label_space="four-lesions",
+    tasks=("grading", "segmentation", "isr"),
+    lambda_cls=1.0,
+    recipe="deepmt-dr",
+    hierarchy=Hierarchy(),
+    encoder_name="resnet18",
+    dropout=0.0,
+    **_square(1024),
+    batch_size=4,
+    learning_rate=5e-5,
+    lr_gamma=1.0,
+    epochs=50,
+    patience=50,
+    chosen=LAST,
+)
+"""DeepMT-DR's own settings: 256 px made 1024 px, Adam with 1e-4 and 5e-5. Batch size and epochs are not
+printed."""
+
+_ALONE_CPU = {"cpu": {"grading_size": 384, "segmentation_size": 384, "crop_size": 192}}
+"""A single subnet takes less time, and can see larger pictures than the whole system."""
+
+
 def _report(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
     return Experiment(Config(name, **settings), REPORT, table, about, needs)
 
@@ -147,6 +175,55 @@ def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> E
 
 def _pldmlt(name: str, table: str, about: str, needs: str = "IDRiD A and B", **settings) -> Experiment:
     return Experiment(replace(_PLDMLT_BASE, name=name, **settings), PLDMLT_PAPER, table, about, needs)
+
+
+def _deepmt(
+    name: str,
+    table: str,
+    about: str,
+    needs: str = "IDRiD A and B",
+    changes: Mapping[str, dict] | None = None,
+    hierarchy: Mapping[str, object] | None = None,
+    **settings,
+) -> Experiment:
+    """`hierarchy`: settings of `Hierarchy` in which the run differs."""
+    own = replace(_DEEPMT_BASE.hierarchy, **(hierarchy or {}))
+    config = replace(_DEEPMT_BASE, name=name, hierarchy=own, **settings)
+    return Experiment(config, DEEPMT_DR, table, about, needs, changes=changes or {})
+
+
+def _super_resolution(name: str, about: str, enlarge: str) -> Experiment:
+    return _deepmt(
+        name,
+        "Table 3",
+        about,
+        "IDRiD B",
+        changes={
+            "cpu": {
+                "segmentation_size": 512,
+                "crop_size": 96,
+                "epochs": 12,
+                "lr_gamma": 0.75,
+                "steps_per_epoch": None,
+            }
+        },
+        hierarchy={"stage": 1, "enlarge": enlarge},
+        tasks=("isr",),
+    )
+
+
+def _at_scale(task: str, scale: int) -> Experiment:
+    """Task correlation: one subnet at one resolution (Figures 2 a, b)."""
+    grading = task == "grading"
+    return _deepmt(
+        f"{'grade' if grading else 'lesions'}-at-1-{scale}",
+        "Figure 2 a" if grading else "Figure 2 b",
+        f"{'grade' if grading else 'lesions'} of photographs with 1/{scale} of the side",
+        "IDRiD B" if grading else "IDRiD A",
+        changes=_ALONE_CPU,
+        hierarchy={"stage": 1, "scale": scale, "enlarge": "none" if grading else "bicubic"},
+        tasks=(task,),
+    )
 
 
 def _fused_baseline(architecture: str, title: str, encoder_name: str) -> Experiment:
@@ -294,6 +371,67 @@ EXPERIMENTS: dict[str, Experiment] = {
         _fused_baseline("linknet", "LinkNet", "resnet18"),
         _fused_baseline("deeplabv3plus", "DeepLabv3+", "resnet50"),
         _fused_baseline("fpn", "FPN", "resnet50"),
+        _deepmt("deepmt-dr", "Tables 2-5", "the whole system: all three subnets, both stages"),
+        _deepmt(
+            "deepmt-isr-removed",
+            "Figure 5 a",
+            "ablation: bicubic in place of the ISR subnet, no task-aware losses",
+            tasks=("grading", "segmentation"),
+            hierarchy={"enlarge": "bicubic"},
+        ),
+        _deepmt(
+            "deepmt-isr-independent",
+            "Figure 5 a",
+            "ablation: the ISR subnet stays as stage 1 made it",
+            hierarchy={"frozen": ("isr",)},
+        ),
+        _deepmt(
+            "deepmt-lesions-removed",
+            "Figure 5 b",
+            "ablation: no lesion subnet, no segmentation-aware loss",
+            "IDRiD B",
+            tasks=("grading", "isr"),
+        ),
+        _deepmt(
+            "deepmt-lesions-independent",
+            "Figure 5 b",
+            "ablation: the lesion subnet stays as stage 1 made it",
+            hierarchy={"frozen": ("segmentation",)},
+        ),
+        _deepmt(
+            "deepmt-not-aware",
+            "Figure 5 c",
+            "ablation: neither task-aware loss",
+            hierarchy={"seg_aware": False, "cls_aware": False},
+        ),
+        _deepmt(
+            "deepmt-seg-aware",
+            "Figure 5 c",
+            "ablation: the segmentation-aware loss alone",
+            hierarchy={"cls_aware": False},
+        ),
+        _deepmt(
+            "deepmt-cls-aware",
+            "Figure 5 c",
+            "ablation: the classification-aware loss alone",
+            hierarchy={"seg_aware": False},
+        ),
+        *(
+            _deepmt(
+                f"deepmt-{kind}", "Table 5", f"{kind} in place of GMSV", hierarchy={"visualisation": kind}
+            )
+            for kind in VISUALISATIONS
+            if kind != "gmsv"
+        ),
+        _deepmt(
+            "deepmt-eq-9-as-printed",
+            "-",
+            "Eq. 9 without + 1: what is right has no weight",
+            hierarchy={"plus_one": False},
+        ),
+        _super_resolution("isr", "the ISR subnet alone", "isr"),
+        _super_resolution("srcnn", "baseline for super-resolution: SRCNN", "srcnn"),
+        *(_at_scale(task, scale) for task in ("grading", "segmentation") for scale in (1, 2, 4, 8)),
     )
 }
 
@@ -346,6 +484,37 @@ SIZES: dict[str, dict[str, dict]] = {
             "lr_gamma": 0.8,
         },
         "gpu": {"learning_rate": 1e-4, "lr_gamma": 0.9, "epochs": 25},
+        "paper": {"protocol": "paper"},
+    },
+    DEEPMT_DR: {
+        "smoke": {
+            **_SMOKE,
+            **_square(64),
+            "learning_rate": 1e-3,
+            "lr_gamma": 0.7,
+            "hierarchy": {
+                "first_epochs": 2,
+                "first_learning_rate": 1e-3,
+                "isr_channels": 8,
+                "lesion_width": 6,
+            },
+        },
+        "cpu": {
+            **BUNDLED,
+            **_square(256),
+            "crop_size": 128,
+            "epochs": 2,
+            "steps_per_epoch": 40,
+            "learning_rate": 5e-4,
+            "lr_gamma": 0.6,
+            "hierarchy": {
+                "first_epochs": 4,
+                "first_learning_rate": 1e-3,
+                "isr_channels": 32,
+                "lesion_width": 12,
+            },
+        },
+        "gpu": {"batch_size": 8, "learning_rate": 1e-4, "epochs": 15, "hierarchy": {"first_epochs": 15}},
         "paper": {"protocol": "paper"},
     },
     PLDMLT_PAPER: {
@@ -408,6 +577,17 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
         },
         "gpu": {**SIZES[MTUNET]["gpu"], **_square(384), "epochs": 8, "lr_gamma": 0.7},
     },
+    DEEPMT_DR: {
+        **SIZES[DEEPMT_DR],
+        "cpu": {
+            **SIZES[DEEPMT_DR]["cpu"],
+            **_square(128),
+            "epochs": 2,
+            "steps_per_epoch": 10,
+            "hierarchy": {**SIZES[DEEPMT_DR]["cpu"]["hierarchy"], "first_epochs": 3},
+        },
+        "gpu": {**SIZES[DEEPMT_DR]["gpu"], **_square(512), "epochs": 4, "hierarchy": {"first_epochs": 4}},
+    },
     PLDMLT_PAPER: {
         **SIZES[PLDMLT_PAPER],
         "cpu": {
@@ -444,9 +624,10 @@ def experiment(name: str, profile: str | None = None, lesson: bool = False, **ov
     entry = EXPERIMENTS[name]
     sizes = dict((LESSON_SIZES if lesson else SIZES)[entry.paper][profile])
     sizes |= entry.changes.get(f"{profile} lesson" if lesson else profile, {})
-    if update := sizes.pop("label_update", None):
-        changed = entry.config.label_update and replace(entry.config.label_update, **update)
-        sizes["label_update"] = changed
+    for part in ("label_update", "hierarchy"):
+        if update := sizes.pop(part, None):
+            published = getattr(entry.config, part)
+            sizes[part] = published and replace(published, **update)
     if entry.own_encoder:
         sizes = {key: value for key, value in sizes.items() if key not in BUNDLED}
     try:

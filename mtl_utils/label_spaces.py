@@ -176,8 +176,18 @@ SEPARATE = LabelSpace(
 )
 """The four lesions as exclusive classes, for PLDMLT without fusing, and for data whose disc nobody drew."""
 
+FOUR_LESIONS = LabelSpace(
+    "four-lesions",
+    {lesion: (lesion,) for lesion in DISEASE_LESIONS},
+    disease=DISEASE_LESIONS,
+    classes=DISEASE_LESIONS,
+    exclusive=False,
+)
+"""DeepMT-DR's four maps, a question each; the disc is not asked for."""
+
 LABEL_SPACES = {
-    space.name: space for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, FUSED, SEPARATE)
+    space.name: space
+    for space in (LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, FUSED, SEPARATE, FOUR_LESIONS)
 }
 
 

@@ -130,13 +130,15 @@ def task_loss(
     """The loss of one task on one batch of `data.dataset.FundusDataset`.
 
     Args:
-        task: 'grading' or 'segmentation'.
-        logits: of that task.
+        task: 'grading', 'segmentation' or 'isr'.
+        logits: of that task; of 'isr' the restored photographs.
         batch: its photographs and labels.
         space: meaning of the masks' channels.
         focal: categorical focal loss with these alpha and gamma, which needs exclusive classes; None:
             cross-entropy of the grades, binary cross-entropy of the masks.
     """
+    if task == "isr":
+        return F.l1_loss(logits.float(), batch["image"])
     if focal is not None:
         return focal_task_loss(task, logits, batch, focal)
     if task == "grading":
@@ -152,4 +154,4 @@ def weighted_sum(losses: dict[str, torch.Tensor], lambda_cls: float) -> torch.Te
     """
     if len(losses) == 1:
         return next(iter(losses.values()))
-    return lambda_cls * losses["grading"] + losses["segmentation"]
+    return sum(lambda_cls * loss if task == "grading" else loss for task, loss in losses.items())

@@ -80,6 +80,8 @@ def grading_metrics(
     - `grading/accuracy`
     - `grading/balanced_accuracy`: mean recall over the grades that occur
     - `grading/macro_f1`: mean F1 over the grades that occur, in truth or prediction (scikit-learn's rule)
+    - `grading/weighted_precision`, `grading/weighted_f1`: means over the grades, each as heavy as it is
+      frequent; the accuracy is the recall weighted in the same way
     - `grading/kappa`: Cohen's; `grading/qwk`: with quadratic weights, always on the scale 0..4 (by default
       scikit-learn closes the gap that an absent grade leaves). Left out where everything is one grade.
     - `grading/auc/0` .. `/4`: area under the ROC curve, one grade against the rest; left out for a grade that
@@ -141,10 +143,16 @@ def _confusion_values(matrix: np.ndarray) -> dict[str, np.ndarray]:
     def kappa(cost: np.ndarray) -> np.ndarray:  # Cohen 1968: 1 - observed cost / cost by chance
         return 1 - _ratio((cost * matrix).sum((1, 2)), (cost * chance).sum((1, 2)))
 
+    f1 = _ratio(2 * hits, true + predicted)
+    # A grade that nobody predicts has no precision: scikit-learn, and with it everybody, counts it as 0.
+    precision = np.nan_to_num(_ratio(hits, predicted))
+
     return {
         "accuracy": _ratio(hits.sum(1), total),
+        "weighted_precision": _ratio((true * precision).sum(1), total),
+        "weighted_f1": _ratio((true * np.nan_to_num(f1)).sum(1), total),
         "balanced_accuracy": _mean(_ratio(hits, true), axis=1),
-        "macro_f1": _mean(_ratio(2 * hits, true + predicted), axis=1),
+        "macro_f1": _mean(f1, axis=1),
         "kappa": kappa(distance > 0),
         "qwk": kappa(distance**2),
     }
@@ -156,6 +164,11 @@ def _auc(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> np.nd
     starts = np.unique(scores[order], return_index=True)[1]  # equal scores form one group
     positives = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
     negatives = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
+    return _auc_of_histograms(positives, negatives)
+
+
+def _auc_of_histograms(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """ROC AUC (R,) from how many positives and negatives have each score, (R, scores), the lowest first."""
     pairs = positives * (negatives.cumsum(axis=1) - negatives / 2)
     return _ratio(pairs.sum(1), positives.sum(1) * negatives.sum(1))
 
@@ -196,6 +209,32 @@ def _paired(grades: Values, other: np.ndarray, what: str) -> tuple[np.ndarray, n
     if len(grades) != len(other):
         raise MTLError(f"{len(grades)} grades but {len(other)} {what}: one of each per photograph is needed.")
     return grades, other
+
+
+# -------------------------------------------------------------------------------- means over photographs
+def mean_metrics(
+    photographs: pd.DataFrame, prefix: str, n_bootstrap: int = 0, seed: int = 0
+) -> dict[str, float]:
+    """Means of what was measured for each photograph: `isr/psnr`, `isr/gain/psnr` of `image_quality.compare`,
+    `evidence/auc/MA` of `explain.evidence_agreement`.
+
+    Args:
+        photographs: a row each, a column per measure; NaN where a photograph has no answer.
+        prefix: of the metrics' names.
+        n_bootstrap, seed: with n_bootstrap > 0, each also with `/low` and `/high`. The interval of a gain is
+            that of the pairs, and much narrower than those of the two that it is the difference of.
+
+    >>> mean_metrics(pd.DataFrame({"psnr": [40.0, 42.0]}), "isr")
+    {'isr/psnr': 41.0}
+    """
+
+    def values(weights: np.ndarray) -> dict[str, np.ndarray]:
+        columns = photographs.astype(float).items()
+        return {
+            f"{prefix}/{name}": _mean_over_photographs(weights, column.to_numpy()) for name, column in columns
+        }
+
+    return _with_intervals(values, len(photographs), n_bootstrap, seed)
 
 
 # ------------------------------------------------------------------------------------------- segmentation
@@ -277,7 +316,8 @@ class SegmentationMetrics:
     def compute(self, n_bootstrap: int = 0, seed: int = 0, threshold: float = 0.5) -> dict[str, float]:
         """All metrics; a pixel is predicted where its score >= threshold.
 
-        - `segmentation/dice/MA`, `iou/MA`, `aupr/MA` ..: pooled, over all pixels of all photographs.
+        - `segmentation/dice/MA`, `iou/MA`, `aupr/MA`, `auc/MA` (area under the ROC curve) ..: pooled, over
+          all pixels of all photographs.
         - `segmentation/image/dice/MA`, `image/iou/MA` ..: mean over the photographs that have the lesion.
           Without it Dice is 0 for one false pixel and undefined for a perfect answer; so the others are left
           out, and `segmentation/image/false_alarm/MA` is the share of them with any predicted pixel.
@@ -311,6 +351,7 @@ class SegmentationMetrics:
                 result[f"iou/{lesion}"] = np.where(t > 0, _ratio(h, p + t - h), np.nan)
                 negatives, positives = (weights @ histograms[:, k, truth] for truth in (0, 1))
                 result[f"aupr/{lesion}"] = _average_precision(positives, negatives)
+                result[f"auc/{lesion}"] = _auc_of_histograms(positives, negatives)
                 # The background's own areas: what is left of all pixels.
                 everything = negatives.sum(1) + positives.sum(1)
                 other_hits = everything - p - t + h
@@ -322,7 +363,7 @@ class SegmentationMetrics:
                 result[f"pixel_accuracy/{lesion}"] = np.where(t > 0, right, np.nan)
                 for name, value in photograph.items():
                     result[f"image/{name}/{lesion}"] = _mean_over_photographs(weights, value[:, k])
-            for kind in ("dice", "iou", "aupr", "image/dice", "image/iou"):
+            for kind in ("dice", "iou", "aupr", "auc", "image/dice", "image/iou"):
                 for name, lesions in (("mean", self.space.disease), ("mean_with_disc", self.space.marked)):
                     each = np.stack([result[f"{kind}/{lesion}"] for lesion in lesions])
                     result[f"{kind}/{name}"] = _mean(each, axis=0)

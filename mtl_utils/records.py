@@ -35,8 +35,12 @@ from mtl_utils.training import (
     CrossValidation,
     FitResult,
     Scores,
+    evidence_metrics,
+    evidence_scores,
+    gmsv_costs,
     load_history,
     load_labels,
+    load_model,
     precision,
     update_costs,
 )
@@ -78,7 +82,8 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
     with the best validation accuracy (with no grading: the best validation Dice), for MTUnet the last. The
     one with the lowest validation loss stands beside it under `other_checkpoint`. Of a run whose first
     network made labels, `made` tells how good those are where the truth was held back from it; of a run with
-    pseudo grades, `pseudo_grades` tells the same of these. After a cross-validation the figures are those of
+    pseudo grades, `pseudo_grades` tells the same of these. `evidence/auc/..` tells where DeepMT-DR's grading
+    subnet looks, `gmsv_costs` what the map costs. After a cross-validation the figures are those of
     all folds together.
 
     Returns:
@@ -118,6 +123,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
             "confusion": other.confusion(),
         },
         **_labels_made(result, copy, role),
+        **_evidence(result, copy, role),
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
@@ -130,7 +136,7 @@ def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dic
     parts = config.parts(copy.table)
 
     def number(use: str, task: str) -> int:
-        return len(parts.rows(use, "segmentation" if config.pseudo_grades else task))
+        return len(parts.rows(use, config.photographs_of(task)))
 
     return {
         task: {"train": number("train", task), "val": number("val", task), "test": len(scores.rows[task])}
@@ -142,11 +148,10 @@ def _checkpoint_name(result: FitResult | CrossValidation, which: str) -> str:
     history = result.history
     if "fold" in history:
         return f"{which} of each fold"
-    best = "val/accuracy" if "grading" in result.config.tasks else "val/dice"
     epochs = {
         LAST: len(history),
         BEST_LOSS: 1 + int(history["val/loss"].argmin()),
-        BEST_ACCURACY: 1 + int(history[best].argmax()),
+        BEST_ACCURACY: 1 + int(history[result.config.monitored].argmax()),
     }
     return f"{which} (epoch {epochs[which]})"
 
@@ -155,13 +160,28 @@ def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: s
     """How good are the labels that networks made, where the truth was held back from them?"""
     if result.pseudo is not None:
         return {"pseudo_grades": _pseudo_grades(result, copy)}
-    if isinstance(result, CrossValidation) or result.labels is None:
+    if isinstance(result, CrossValidation) or result.first is None:
         return {}
+    earlier = {"first_history": load_history(result.first).to_dict(orient="records")}
+    if result.labels is None:
+        return earlier
     rows = result.config.parts(copy.table).rows(role, "segmentation")
     masks = compare_with_truth(result.labels, copy, rows, n_bootstrap=BOOTSTRAP_RESAMPLES)
+    grades = made_grades(result.labels, copy, rows).to_dict(orient="records")
+    return {"made": masks | {"grades": grades}, **earlier}
+
+
+def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
+    """Of DeepMT-DR's grading subnet: where it looks, and what it costs to ask."""
+    config = result.config
+    if not config.hierarchy or "grading" not in config.tasks:
+        return {}
+    scores = evidence_scores(load_model(result.checkpoint())[0], config, copy, role)
+    settings = (config.encoder_name, config.encoder_weights, config.grading_size, config.batch_size)
     return {
-        "made": masks | {"grades": made_grades(result.labels, copy, rows).to_dict(orient="records")},
-        "first_history": load_history(result.first).to_dict(orient="records"),
+        **evidence_metrics(scores, BOOTSTRAP_RESAMPLES, config.seed),
+        "evidence_per_photograph": scores.to_dict(orient="records"),
+        "gmsv_costs": gmsv_costs(*settings).to_dict(orient="index"),
     }
 
 

@@ -14,14 +14,16 @@ from mtl_utils.errors import MTLError
 from mtl_utils.explain import gmsv, positive_score
 from mtl_utils.systems.deepmt_dr import (
     SRCNN,
-    STAGE_ONE,
-    STAGE_TWO,
     GradingSubnet,
     ISRSubnet,
-    ISRWeights,
     LesionSubnet,
     SpatialPyramidPooling,
     bicubic,
+)
+from mtl_utils.systems.deepmt_dr_losses import (
+    STAGE_ONE,
+    STAGE_TWO,
+    ISRWeights,
     classification_aware_loss,
     distance_weighted_loss,
     evidence_lesion_loss,

@@ -54,6 +54,10 @@ def sklearn_grading(grades: np.ndarray, probabilities: np.ndarray) -> dict[str, 
         "grading/accuracy": sk.accuracy_score(grades, predictions),
         "grading/balanced_accuracy": sk.recall_score(grades, predictions, labels=present, average="macro"),
         "grading/macro_f1": sk.f1_score(grades, predictions, average="macro"),
+        "grading/weighted_precision": sk.precision_score(
+            grades, predictions, average="weighted", zero_division=0
+        ),
+        "grading/weighted_f1": sk.f1_score(grades, predictions, average="weighted"),
         "grading/kappa": sk.cohen_kappa_score(grades, predictions, labels=GRADES),
         "grading/qwk": sk.cohen_kappa_score(grades, predictions, labels=GRADES, weights="quadratic"),
         **{f"grading/auc/{grade}": value for grade, value in auc.items()},
@@ -88,6 +92,9 @@ def test_grading_by_hand():
     assert result["grading/accuracy"] == 0.75
     assert result["grading/balanced_accuracy"] == pytest.approx(5 / 6)
     assert result["grading/macro_f1"] == pytest.approx(7 / 9)
+    assert result["grading/weighted_f1"] == pytest.approx((2 / 3 + 2 * 2 / 3 + 1) / 4)
+    # precision: grade 0 1/2, grade 2 1, grade 3 1
+    assert result["grading/weighted_precision"] == pytest.approx((1 / 2 + 2 * 1 + 1) / 4)
     assert result["grading/kappa"] == pytest.approx(7 / 11)
     assert result["grading/qwk"] == pytest.approx(0.68)
 
@@ -113,7 +120,8 @@ def test_absent_grade_has_no_auc_and_one_grade_has_no_kappa():
     assert result["grading/auc/mean"] == 0.75  # each: half of the pairs right, half tied
     one = grading_metrics([3, 3], sure([3, 3]), n_bootstrap=20)
     assert {name for name in one if name.count("/") == 1} == {
-        "grading/accuracy", "grading/balanced_accuracy", "grading/macro_f1"
+        "grading/accuracy", "grading/balanced_accuracy", "grading/macro_f1",
+        "grading/weighted_precision", "grading/weighted_f1",
     }  # fmt: skip
     assert set(one.values()) == {1.0}
 
@@ -144,7 +152,7 @@ def test_grading_bootstrap_is_fast_repeatable_and_leaves_the_values_alone():
     assert time.perf_counter() - start < 3
     plain = grading_metrics(grades, probabilities)
     assert {name: result[name] for name in plain} == plain
-    assert len(result) == 3 * len(plain) == 3 * 11
+    assert len(result) == 3 * len(plain) == 3 * 13
     assert all(result[f"{name}/low"] <= plain[name] <= result[f"{name}/high"] for name in plain)
     assert result == grading_metrics(grades, probabilities, n_bootstrap=1000, seed=3)
     assert result != grading_metrics(grades, probabilities, n_bootstrap=1000, seed=4)
@@ -234,10 +242,11 @@ def reference(scores: torch.Tensor, masks: torch.Tensor, threshold: float = 0.5)
             result[f"pixel_accuracy/{lesion}"] = sk.accuracy_score(truth.ravel(), predicted.ravel())
             down = np.minimum(np.floor(score * 1000), 999)
             result[f"aupr/{lesion}"] = sk.average_precision_score(truth.ravel(), down.ravel())
+            result[f"auc/{lesion}"] = sk.roc_auc_score(truth.ravel(), down.ravel())
             for name, metric in (("dice", sk.f1_score), ("iou", sk.jaccard_score)):
                 each = [metric(t, p) for t, p in zip(truth[present], predicted[present])]
                 result[f"image/{name}/{lesion}"] = np.mean(each)
-    for kind in ("dice", "iou", "aupr", "image/dice", "image/iou"):
+    for kind in ("dice", "iou", "aupr", "auc", "image/dice", "image/iou"):
         for name, lesions in (("mean", DISEASE_LESIONS), ("mean_with_disc", LESIONS)):
             present = [result[f"{kind}/{lesion}"] for lesion in lesions if f"{kind}/{lesion}" in result]
             if present:
@@ -254,7 +263,7 @@ def test_segmentation_agrees_with_sklearn(threshold):
     scores, masks = draw_masks()
     result = collect(scores.double(), masks).compute(threshold=threshold)
     assert result == pytest.approx(reference(scores.double(), masks, threshold), abs=1e-6)
-    assert len(result) == 40 + 2 + 13 + 1  # kinds x lesions, false alarms, means, the report's
+    assert len(result) == 45 + 2 + 15 + 1  # kinds x lesions, false alarms, means, the report's
 
 
 def test_aupr_is_near_the_unbinned_one_and_torchmetrics():
@@ -287,6 +296,7 @@ def test_segmentation_by_hand():
         "segmentation/iou/EX": 1 / 4,
         # scores falling .9+ .7- .6- .2+: precision at the hits 1/1 and 2/4, recall gained 1/2 each
         "segmentation/aupr/EX": 0.5 * 1 + 0.5 * 0.5,
+        "segmentation/auc/EX": 10 / 12,  # .9 beats all six others, .2 four of them
         "segmentation/image/dice/EX": 0.5,  # the first photograph alone has exudates: 2*1/(2+2)
         "segmentation/image/iou/EX": 1 / 3,
         "segmentation/image/false_alarm/EX": 1.0,
@@ -294,14 +304,17 @@ def test_segmentation_by_hand():
         "segmentation/iou/OD": 5 / 7,
         # 1.0: 4+, .5: 1+, .49: 1+, 0: 1+ and 1-: recall 6/7 at precision 1, then 1/7 at 7/8
         "segmentation/aupr/OD": 6 / 7 + 1 / 7 * 7 / 8,
+        "segmentation/auc/OD": 6.5 / 7,
         "segmentation/image/dice/OD": (1 + 2 * 1 / (1 + 3)) / 2,
         "segmentation/image/iou/OD": (1 + 1 / 3) / 2,
         **{f"segmentation/image/false_alarm/{lesion}": 0.0 for lesion in ("MA", "HE", "SE")},
         **{f"segmentation/{kind}/mean": value for kind, value in
-           {"dice": 0.4, "iou": 0.25, "aupr": 0.75, "image/dice": 0.5, "image/iou": 1 / 3}.items()},
+           {"dice": 0.4, "iou": 0.25, "aupr": 0.75, "auc": 10 / 12, "image/dice": 0.5,
+            "image/iou": 1 / 3}.items()},
         "segmentation/dice/mean_with_disc": (0.4 + 5 / 6) / 2,
         "segmentation/iou/mean_with_disc": (1 / 4 + 5 / 7) / 2,
         "segmentation/aupr/mean_with_disc": (0.75 + 6 / 7 + 1 / 8) / 2,
+        "segmentation/auc/mean_with_disc": (10 / 12 + 6.5 / 7) / 2,
         "segmentation/image/dice/mean_with_disc": (0.5 + 0.75) / 2,
         "segmentation/image/iou/mean_with_disc": (1 / 3 + 2 / 3) / 2,
         # Of eight pixels three are predicted, two true, one right: of the background 5, 6 and 4.

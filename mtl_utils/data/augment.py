@@ -131,7 +131,20 @@ def pldmlt_recipe(
     ])  # fmt: skip
 
 
-RECIPES = ("report", "mtunet", "pldmlt")
+def deepmt_dr_recipe(image_size: int, crop_size: int | None = None) -> A.Compose:
+    """Augmentation for DeepMT-DR, the same for all tasks: quarter turns, flips, crops. Its paper tells of
+    none. Nothing here blurs or resamples: what super-resolution shall restore must stay sharp.
+
+    Args:
+        image_size: side of the square picture, in pixels.
+        crop_size: side of a random crop from it; None: the whole picture.
+    """
+    return A.Compose(
+        [_resize(image_size), A.RandomRotate90(p=1.0), A.HorizontalFlip(p=0.5), *crop_only(crop_size)]
+    )
+
+
+RECIPES = ("report", "mtunet", "pldmlt", "deepmt-dr")
 
 
 def training_recipe(name: str, task: str, image_size: int, crop_size: int | None) -> A.Compose:
@@ -152,6 +165,8 @@ def training_recipe(name: str, task: str, image_size: int, crop_size: int | None
         return mtunet_recipe(image_size, crop_size)
     if name == "pldmlt":
         return pldmlt_recipe(image_size)
+    if name == "deepmt-dr":
+        return deepmt_dr_recipe(image_size, crop_size)
     return report_recipe(task, True, image_size, crop_size)
 
 

@@ -4,13 +4,14 @@ Fundus Images', AAAI 2021).
 Three tasks in a hierarchy. A small photograph is made four times larger (image super-resolution, ISR), its
 lesions are marked, and from the large photograph and the marks it is graded. Information flows back as well:
 where the grade looks (`explain.gmsv`) and where lesions are tells the super-resolution what matters. This
-module has the three subnets and the losses, Eqs 3 to 10.
+module has the three subnets and the network that they make; `deepmt_dr_losses` has Eqs 3 to 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import log2
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn import functional as F
 
 from mtl_utils.encoders import create_encoder
 from mtl_utils.errors import MTLError
+from mtl_utils.explain import VISUALISATIONS, evidence
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES
+from mtl_utils.systems.deepmt_dr_losses import STAGE_ONE, STAGE_TWO, ISRWeights
 
 # ------------------------------------------------------------------------------------ super-resolution
 
@@ -78,7 +81,7 @@ class ISRSubnet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """RGB in [0, 1], (B, 3, H, W) -> (B, 3, scale H, scale W), about in [0, 1]."""
-        first = self.first(image)
+        first = self.first(image.contiguous(memory_format=torch.channels_last))
         details = self.last(self.upscaling(first + self.extraction(first)))
         return bicubic(image, self.scale) + details
 
@@ -168,7 +171,7 @@ class LesionSubnet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """RGB in [0, 1], (B, 3, H, W) -> logits (B, 4, H, W). H and W divide by 16."""
-        skips, x = [], image - 0.5
+        skips, x = [], (image - 0.5).contiguous(memory_format=torch.channels_last)
         for module in self.down:
             skips.append(module(x))
             x = F.max_pool2d(skips[-1], 2)
@@ -262,156 +265,205 @@ class GradingSubnet(nn.Module):
         return self.head(self.pooling(self.features(image, lesions)[-1]))
 
 
-# ------------------------------------------------------------------------------------------------ losses
+# ------------------------------------------------------------------------------------------- the hierarchy
 
-
-def segmentation_aware_loss(lesions_sr: torch.Tensor, lesions_hr: torch.Tensor) -> torch.Tensor:
-    """Eq. 3: mean square difference between the lesions found in the super-resolved and in the true picture.
-
-    Args:
-        lesions_sr, lesions_hr: probabilities (B, 4, H, W).
-    """
-    return F.mse_loss(lesions_sr, lesions_hr)
-
-
-def soft_threshold(evidence: torch.Tensor, threshold: float = 0.5, temperature: float = 0.1) -> torch.Tensor:
-    """Where an evidence map is above phi_vis, with a slope that a gradient can follow.
-
-    Args:
-        evidence: V in [0, 1].
-        threshold: phi_vis; 0.5 in the paper (Table 1).
-        temperature: width of the step; 0 is the hard threshold as printed, which passes no gradient.
-
-    >>> soft_threshold(torch.tensor([0.4, 0.5, 0.6]))
-    tensor([0.2689, 0.5000, 0.7311])
-    """
-    if temperature == 0:
-        return (evidence > threshold).to(evidence.dtype)
-    return torch.sigmoid((evidence - threshold) / temperature)
-
-
-def classification_aware_loss(
-    evidence_sr: torch.Tensor, evidence_hr: torch.Tensor, threshold: float = 0.5, temperature: float = 0.1
-) -> torch.Tensor:
-    """Eq. 4: does the grade look at the same places in the super-resolved and in the true picture?
-
-    Printed is the norm of the two masks side by side, which only measures how large they are. We read it as
-    their difference, and the threshold as a soft one: a hard one has no gradient.
-
-    Args:
-        evidence_sr, evidence_hr: V in [0, 1], (B, 1, H, W), from `explain.gmsv`.
-        threshold, temperature: see `soft_threshold`.
-    """
-    masks = (soft_threshold(evidence, threshold, temperature) for evidence in (evidence_sr, evidence_hr))
-    return F.mse_loss(*masks)
-
-
-def image_loss(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Eq. 5: mean absolute difference between the super-resolved and the true picture."""
-    return F.l1_loss(restored, original)
-
-
-def total_variation_loss(restored: torch.Tensor) -> torch.Tensor:
-    """Eq. 6: squared differences between neighbours, summed over pixels and channels, averaged over pictures.
-
-    A sum, as printed: with it Table 1's weight of 1e-6 is as small as it has to be.
-
-    >>> total_variation_loss(torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])).item()  # 1 + 9 across, 0 + 4 down
-    14.0
-    """
-    across = (restored[..., :, 1:] - restored[..., :, :-1]).square().flatten(1).sum(dim=1)
-    down = (restored[..., 1:, :] - restored[..., :-1, :]).square().flatten(1).sum(dim=1)
-    return (across + down).mean()
-
-
-SMOOTH = 1e-6
-
-
-def lesion_dice_loss(lesions: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Eq. 7: 1 - 2 |S^ o S| / (|S^| + |S|), each lesion of the batch for itself, then their mean.
-
-    Args:
-        lesions: probabilities (B, 4, H, W).
-        masks: 0 or 1, the same shape.
-    """
-    both = (lesions * masks).sum(dim=(0, 2, 3))
-    sizes = lesions.sum(dim=(0, 2, 3)) + masks.sum(dim=(0, 2, 3))
-    return (1 - (2 * both + SMOOTH) / (sizes + SMOOTH)).mean()
-
-
-def evidence_lesion_loss(
-    lesions: torch.Tensor, evidence: torch.Tensor, threshold: float = 0.5
-) -> torch.Tensor:
-    """Eq. 8: photographs without masks learn from where the grade looks.
-
-    Four lesion maps are compared with one mask: we take their union, the largest of the four.
-
-    Args:
-        lesions: probabilities (B, 4, H, W).
-        evidence: V in [0, 1], (B, 1, H, W), of the true picture.
-        threshold: phi_vis.
-    """
-    mask = soft_threshold(evidence.detach(), threshold, temperature=0)
-    return F.mse_loss(lesions.amax(dim=1, keepdim=True), mask)
-
-
-def distance_weighted_loss(logits: torch.Tensor, grade: torch.Tensor, plus_one: bool = True) -> torch.Tensor:
-    """Eq. 9: cross-entropy, in which a grade counts the more the farther off the prediction is.
-
-    Printed, the weight is |l^ - l| / sum_i (|i - l| + 1), with l^ the most probable grade: a correct
-    prediction has weight 0 and teaches nothing. The +1 of the denominator suggests the same above.
-
-    Args:
-        logits: (B, 5).
-        grade: l, int64 (B,).
-        plus_one: |l^ - l| + 1 above the line; False: as printed.
-
-    >>> logits = torch.tensor([[0.0, 0, 9, 0, 0]])
-    >>> distance_weighted_loss(logits, torch.tensor([2]), plus_one=False).item()
-    0.0
-    """
-    levels = torch.arange(logits.shape[1], device=grade.device)
-    distance = (logits.argmax(dim=1) - grade).abs() + int(plus_one)
-    total = ((levels[None] - grade[:, None]).abs() + 1).sum(dim=1)
-    return (distance / total * F.cross_entropy(logits, grade, reduction="none")).mean()
+ENLARGEMENTS = ("isr", "srcnn", "bicubic", "none")
 
 
 @dataclass(frozen=True)
-class ISRWeights:
-    """The lambdas of Eq. 10; defaults are Table 1's of the first stage.
+class Hierarchy:
+    """What makes a run one of DeepMT-DR's; defaults are the published system's second stage.
 
     Attributes:
-        img, tv, sa, ca: of Eqs 5, 6, 3 and 4.
+        scale: the photograph's side over that of the small one that the system sees; 4 in the paper.
+        enlarge: how the small photograph becomes large again: 'isr', 'srcnn', 'bicubic' (ISR removed), or
+            'none', where the grade is given from the small one (Figure 2 a).
+        frozen: subnets that the second stage leaves as the first one made them, 'isr' or 'segmentation'
+            ('trained independently' in Figure 5).
+        seg_aware, cls_aware: Eqs 3 and 4 on or off (Figure 5 c).
+        visualisation: of the grade's evidence in Eqs 4 and 8; one of `explain.VISUALISATIONS` (Table 5).
+        threshold, temperature: phi_vis, and the width of its step (`soft_threshold`).
+        plus_one: Eq. 9 with + 1 (`distance_weighted_loss`).
+        stage: 1: each subnet learns without feedback from the grade. 2: all three, from a network that has
+            had stage 1.
+        first_epochs, first_learning_rate: of stage 1, which runs before stage 2.
+        weight_decay: Adam's; the paper has one and does not print it.
+        isr_channels, lesion_width: see `ISRSubnet` and `LesionSubnet`.
     """
 
-    img: float = 1.0
-    tv: float = 1e-6
-    sa: float = 10.0
-    ca: float = 0.0
+    scale: int = 4
+    enlarge: str = "isr"
+    frozen: tuple[str, ...] = ()
+    seg_aware: bool = True
+    cls_aware: bool = True
+    visualisation: str = "gmsv"
+    threshold: float = 0.5
+    temperature: float = 0.1
+    plus_one: bool = True
+    stage: int = 2
+    first_epochs: int = 50
+    first_learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    isr_channels: int = 48
+    lesion_width: int = 16
+
+    def __post_init__(self):
+        if self.enlarge not in ENLARGEMENTS:
+            raise MTLError(f"no way {self.enlarge!r} to enlarge. There are: {', '.join(ENLARGEMENTS)}.")
+        if self.stage not in (1, 2):
+            raise MTLError(f"DeepMT-DR has stages 1 and 2; stage is {self.stage}")
+        if self.visualisation not in VISUALISATIONS:
+            raise MTLError(
+                f"no visualisation {self.visualisation!r}. There are: {', '.join(VISUALISATIONS)}."
+            )
+
+    @property
+    def weights(self) -> ISRWeights:
+        """The lambdas of Eq. 10 in this stage (Table 1); 0 for what is off."""
+        table = STAGE_ONE if self.stage == 1 else STAGE_TWO
+        return replace(table, sa=table.sa if self.seg_aware else 0.0, ca=table.ca if self.cls_aware else 0.0)
+
+    def first_stage(self) -> Hierarchy:
+        """Stage 1, as it comes before this stage 2. What only stage 2 has is as published, so that runs which
+        differ in nothing else share their first stage.
+        """
+        return replace(self, stage=1, frozen=(), cls_aware=True, visualisation="gmsv")
 
 
-STAGE_ONE, STAGE_TWO = ISRWeights(), ISRWeights(sa=1.0, ca=10.0)
-"""Table 1. In the first stage the grading subnet is not trained yet, and there is no classification-aware
-loss."""
+def reduce(photograph: torch.Tensor, scale: int) -> torch.Tensor:
+    """The small photograph that the system sees, (B, 3, H, W) -> (B, 3, H / scale, W / scale), in [0, 1]:
+    bicubic, with the large photograph smoothed first as in MATLAB's `imresize`, which is the custom in
+    super-resolution. The paper says 'downsampled'.
+    """
+    if scale == 1:
+        return photograph
+    small = F.interpolate(
+        photograph, scale_factor=1 / scale, mode="bicubic", align_corners=False, antialias=True
+    )
+    return small.clamp(0, 1)
 
 
-def isr_loss(
-    restored: torch.Tensor,
-    original: torch.Tensor,
-    seg_aware: torch.Tensor,
-    cls_aware: torch.Tensor,
-    weights: ISRWeights = STAGE_ONE,
-) -> torch.Tensor:
-    """Eq. 10: the four losses of the super-resolution, weighted.
+@contextmanager
+def asked(*subnets: nn.Module) -> Iterator[None]:
+    """Subnets that give an answer and do not learn from it: no gradient reaches their weights (it passes
+    through to what they are shown), and batch normalisation uses its running averages.
+    """
+    learning = [parameter for subnet in subnets for parameter in subnet.parameters()]
+    learning = [parameter for parameter in learning if parameter.requires_grad]
+    modes = [(module, module.training) for subnet in subnets for module in subnet.modules()]
+    for subnet in subnets:
+        subnet.eval()
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
+
+
+class DeepMTDR(nn.Module):
+    """The three subnets, one on top of the other. It is shown the large photograph, as every system of the
+    course, and begins by making it small: what it knows is the small one.
 
     Args:
-        restored, original: RGB in [0, 1], (B, 3, H, W).
-        seg_aware, cls_aware: Eqs 3 and 4.
-        weights: the lambdas.
+        encoder_name, encoder_weights: of the grading subnet.
+        tasks: 'grading', 'segmentation', 'isr'; without 'segmentation' the grading subnet sees no lesion maps
+            (Figure 5 b).
+        hierarchy: the settings.
+
+    Attributes:
+        isr: `ISRSubnet` or `SRCNN`; None where nothing is learned to enlarge.
+        lesions: `LesionSubnet` or None.
+        grading: `GradingSubnet` or None.
+
+    Raises:
+        MTLError: a task that is none, or settings that do not fit the tasks.
+
+    >>> network = DeepMTDR("resnet18", None, ("grading", "segmentation", "isr"))
+    >>> {task: tuple(answer.shape) for task, answer in network.eval()(torch.rand(1, 3, 64, 64)).items()}
+    {'isr': (1, 3, 64, 64), 'segmentation': (1, 4, 64, 64), 'grading': (1, 5)}
     """
-    return (
-        weights.img * image_loss(restored, original)
-        + weights.tv * total_variation_loss(restored)
-        + weights.sa * seg_aware
-        + weights.ca * cls_aware
-    )
+
+    def __init__(
+        self,
+        encoder_name: str,
+        encoder_weights: str | None,
+        tasks: Sequence[str],
+        hierarchy: Hierarchy = Hierarchy(),
+    ):
+        super().__init__()
+        learned = hierarchy.enlarge in ("isr", "srcnn")
+        if not tasks or not set(tasks) <= {"grading", "segmentation", "isr"}:
+            raise MTLError(f"tasks are {tuple(tasks)}; give some of grading, segmentation, isr")
+        if ("isr" in tasks) != learned or (hierarchy.enlarge == "none" and tuple(tasks) != ("grading",)):
+            raise MTLError(
+                f"the tasks {', '.join(tasks)} do not fit enlarge={hierarchy.enlarge!r}: the task 'isr' goes "
+                "with 'isr' and 'srcnn', and 'none' goes with grading alone"
+            )
+        self.tasks, self.hierarchy = tuple(tasks), hierarchy
+        if not learned:
+            self.isr = None
+        elif hierarchy.enlarge == "srcnn":
+            self.isr = SRCNN(hierarchy.scale)
+        else:
+            self.isr = ISRSubnet(hierarchy.scale, hierarchy.isr_channels)
+        self.lesions = LesionSubnet(hierarchy.lesion_width) if "segmentation" in tasks else None
+        self.grading = None
+        if "grading" in tasks:
+            maps = len(DISEASE_LESIONS) if self.lesions else 0
+            self.grading = GradingSubnet(encoder_name, encoder_weights, maps)
+
+    def small(self, photograph: torch.Tensor) -> torch.Tensor:
+        """What the system sees of a photograph: `reduce`."""
+        return reduce(photograph, self.hierarchy.scale)
+
+    def enlarged(self, small: torch.Tensor) -> torch.Tensor:
+        """The small photograph, made large again as `Hierarchy.enlarge` says."""
+        if self.isr is not None:
+            return self.isr(small).float()
+        if self.hierarchy.enlarge == "none" or self.hierarchy.scale == 1:
+            return small
+        return bicubic(small, self.hierarchy.scale).clamp(0, 1)
+
+    def maps(self, picture: torch.Tensor) -> torch.Tensor | None:
+        """Lesion probabilities of a large picture, (B, 4, H, W); None without a lesion subnet."""
+        return None if self.lesions is None else self.lesions(picture).float().sigmoid()
+
+    def evidence(self, picture: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
+        """Where does the grade of a large picture come from? V in [0, 1], (B, 1, H, W), by
+        `Hierarchy.visualisation`. The lesion maps beside the picture are taken as given.
+        """
+        with asked(*(subnet for subnet in (self.lesions, self.grading) if subnet is not None)):
+            with torch.no_grad():
+                maps = self.maps(picture)
+            return evidence(
+                self.hierarchy.visualisation,
+                lambda shown: self.grading(shown, maps),
+                picture,
+                self.grading.feature_layers,
+                size=picture.shape[-2:],
+                create_graph=create_graph,
+            )
+
+    def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Answers to some tasks, from the small photograph alone.
+
+        Args:
+            image: the large photograph, RGB in [0, 1], (B, 3, H, W); H and W divide by 16 and by the scale.
+            tasks: which answers are wanted; None: all.
+
+        Returns:
+            'isr': RGB, (B, 3, H, W); 'segmentation': logits (B, 4, H, W); 'grading': logits (B, 5).
+        """
+        wanted = self.tasks if tasks is None else tasks
+        answers = {"isr": self.enlarged(self.small(image))}
+        maps = None
+        if self.lesions is not None and {"segmentation", "grading"} & set(wanted):
+            answers["segmentation"] = self.lesions(answers["isr"])
+            maps = answers["segmentation"].float().sigmoid()
+        if "grading" in wanted:
+            answers["grading"] = self.grading(answers["isr"], maps)
+        return {task: answer for task, answer in answers.items() if task in wanted}

@@ -11,6 +11,7 @@ from mtl_utils.training.config import (
     first_config,
 )
 from mtl_utils.training.costs import gmsv_costs, update_costs
+from mtl_utils.training.evidence import evidence_metrics, evidence_scores
 from mtl_utils.training.fitting import LABELS, FitResult, evaluate, fit, precision
 from mtl_utils.training.folds import CrossValidation, cross_validate
 from mtl_utils.training.loaders import FundusData

@@ -12,6 +12,7 @@ from mtl_utils.errors import MTLError
 from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device
 from mtl_utils.systems.base import FundusNetwork
+from mtl_utils.systems.deepmt_dr import Hierarchy
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.training.config import Config, build_network
 
@@ -45,6 +46,9 @@ def config_from(state: dict) -> Config:
     }
     if settings.get("label_update"):
         settings["label_update"] = LabelUpdate(**settings["label_update"])
+    if settings.get("hierarchy"):
+        frozen = tuple(settings["hierarchy"]["frozen"])
+        settings["hierarchy"] = Hierarchy(**{**settings["hierarchy"], "frozen": frozen})
     return Config(**{key: value for key, value in settings.items() if key in known})
 
 

@@ -11,14 +11,15 @@ from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
 from mtl_utils.systems.base import TASKS, FundusNetwork
 from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
+from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy
 from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
 from mtl_utils.systems.pldmlt import PLDMLT, LabelUpdate
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
 
 LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
-SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", "pldmlt", *ARCHITECTURES)
+SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", "pldmlt", "deepmt-dr", *ARCHITECTURES)
 FIRST = "first"
-"""Folder, inside a run's, of the network that is trained before: see `Config.first_tasks`."""
+"""Folder, inside a run's, of the network that is trained before: see `Config.builds_on_first`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Config:
         name: of the experiment.
         system: one of `SYSTEMS`.
         label_space: what the masks' channels mean; one of `label_spaces.LABEL_SPACES`.
-        tasks: 'grading', 'segmentation' or both.
+        tasks: 'grading', 'segmentation', or both; of DeepMT-DR also 'isr', super-resolution.
         lambda_cls: lambda of the report's Eq. 1, alpha of MTUnet's Eq. 3, beta of PLDMLT's Eq. 3; used where
             there are two tasks.
         focal: alpha and gamma of the categorical focal loss for both tasks (PLDMLT's Eq. 2); None:
@@ -43,6 +44,7 @@ class Config:
         pseudo_grades: learn both tasks from the photographs with masks alone, each with the grade that two
             classifiers gave it (`training.stage_one`, PLDMLT's stage 1).
         label_update: PLDMLT's label-update network; None: the pseudo grades stay as they are.
+        hierarchy: DeepMT-DR's settings; None for every other system.
         encoder_name, encoder_weights: see `encoders.create_encoder`.
         dropout: before the grading head.
         decoder_channels: of the decoder's blocks, the deepest first (shared-encoder and MTUnet).
@@ -75,6 +77,7 @@ class Config:
     first_tasks: tuple[str, ...] = ()
     pseudo_grades: bool = False
     label_update: LabelUpdate | None = None
+    hierarchy: Hierarchy | None = None
     encoder_name: str = "efficientnet-b0"
     encoder_weights: str | None = "imagenet"
     dropout: float = 0.2
@@ -111,6 +114,8 @@ class Config:
                 f"{self.name}: a label update needs the system 'pldmlt' with both tasks, pseudo grades, the "
                 "focal loss and no dropout"
             )
+        if (self.system == "deepmt-dr") != (self.hierarchy is not None):
+            raise MTLError(f"{self.name}: the system 'deepmt-dr', and no other, has a hierarchy")
         if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
             raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")
         for side in (self.grading_size, self.segmentation_size, self.crop_size):
@@ -128,13 +133,32 @@ class Config:
                 f"crop_size {self.crop_size}"
             )
 
+    def size(self, task: str) -> int:
+        """Side of a task's whole pictures."""
+        return self.grading_size if task == "grading" else self.segmentation_size
+
     @property
     def copy_size(self) -> int:
         """Side of the working copy that this run reads."""
-        return max(
-            self.grading_size if "grading" in self.tasks else 0,
-            self.segmentation_size if "segmentation" in self.tasks else 0,
-        )
+        return max(map(self.size, self.tasks))
+
+    def photographs_of(self, task: str) -> str:
+        """The task, 'grading' or 'segmentation', from whose photographs a task learns."""
+        if task == "isr":  # any photograph teaches it, and there are more graded ones
+            return "grading"
+        return "segmentation" if self.pseudo_grades else task
+
+    @property
+    def monitored(self) -> str:
+        """The validation metric that the checkpoint 'best-accuracy' has the highest value of."""
+        if "grading" in self.tasks:
+            return "val/accuracy"
+        return "val/dice" if "segmentation" in self.tasks else "val/psnr"
+
+    @property
+    def builds_on_first(self) -> bool:
+        """Is another network trained before: one with `first_tasks`, or DeepMT-DR's first stage?"""
+        return bool(self.first_tasks) or (self.hierarchy is not None and self.hierarchy.stage == 2)
 
     def parts(self, table: pd.DataFrame) -> Split:
         """The roles of a data set's photographs in this run."""
@@ -146,7 +170,7 @@ class Config:
         return label_space(self.label_space)
 
 
-def build_network(config: Config) -> FundusNetwork:
+def build_network(config: Config) -> FundusNetwork | DeepMTDR:
     """The network of a run, with its encoder's weights loaded."""
     encoder = (config.encoder_name, config.encoder_weights)
     if config.system == "shared-encoder":
@@ -155,6 +179,8 @@ def build_network(config: Config) -> FundusNetwork:
         return LesionBaseline(config.system, *encoder, config.space)
     if config.system == "pldmlt":
         return PLDMLT(*encoder, config.tasks, config.space, config.dropout, config.decoder_channels)
+    if config.system == "deepmt-dr":
+        return DeepMTDR(*encoder, config.tasks, config.hierarchy)
     settings = {
         "space": config.space,
         "dropout": config.dropout,
@@ -167,7 +193,16 @@ def build_network(config: Config) -> FundusNetwork:
 
 
 def first_config(config: Config) -> Config:
-    """The run that comes before a run with `first_tasks`: see `Config.first_tasks`."""
+    """The run that comes before a run that builds on one: see `Config.builds_on_first`."""
+    if config.hierarchy:
+        first = config.hierarchy.first_stage()
+        return replace(
+            config,
+            name=f"{config.name}-{FIRST}",
+            hierarchy=first,
+            epochs=first.first_epochs,
+            learning_rate=first.first_learning_rate,
+        )
     system = "mtunet-c" if config.system == "mtunet-b" else config.system
     name = f"{config.name}-{FIRST}"
     return replace(config, name=name, system=system, tasks=config.first_tasks, first_tasks=())

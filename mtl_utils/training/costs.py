@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from mtl_utils.explain import gmsv
 from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device, peak_memory, reset_peak_memory
-from mtl_utils.systems.deepmt_dr import GradingSubnet, distance_weighted_loss
+from mtl_utils.systems.deepmt_dr import GradingSubnet
+from mtl_utils.systems.deepmt_dr_losses import distance_weighted_loss
 from mtl_utils.systems.pldmlt import Batch, LabelUpdateNetwork, meta_gradient, stage_two_loss
 from mtl_utils.training.config import Config, build_network
 from mtl_utils.training.fitting import precision

@@ -37,6 +37,7 @@ from mtl_utils.training.config import (
     build_network,
     first_config,
 )
+from mtl_utils.training.hierarchy import HierarchyModule
 from mtl_utils.training.label_update import LabelUpdateModule
 from mtl_utils.training.loaders import FundusData
 from mtl_utils.training.module import MultiTaskModule
@@ -71,7 +72,9 @@ class EpochLines(Callback):
     def on_validation_end(self, trainer: L.Trainer, module: MultiTaskModule) -> None:
         row = module.history[-1]
         shown = {
-            key: row[key] for key in ("train/loss", "val/loss", "val/accuracy", "val/dice") if key in row
+            key: row[key]
+            for key in ("train/loss", "val/loss", "val/accuracy", "val/dice", "val/psnr")
+            if key in row
         }
         text = "  ".join(f"{key} {value:.3f}" for key, value in shown.items())
         print(
@@ -88,7 +91,7 @@ class FitResult:
         config: the run's.
         history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds.
         seconds: training time, all sittings of a resumed run together, the first network's included.
-        first: checkpoint of the network that came before, where there is one (`Config.first_tasks`).
+        first: checkpoint of the network that came before, where there is one (`Config.builds_on_first`).
         labels: what that network labelled, where it did.
         pseudo: the pseudo grades that it learned from, where it did.
     """
@@ -156,8 +159,8 @@ def fit(
         folder: takes the checkpoints.
         resume: go on from `folder`'s last epoch; the result is that of an undisturbed run.
         progress: print a line per epoch, and show a bar on a terminal.
-        first: checkpoint of the network that comes before (`Config.first_tasks`), trained earlier with the
-            settings of `first_config`; None: train it in `folder`/first.
+        first: checkpoint of the network that comes before (`Config.builds_on_first`), trained earlier with
+            the settings of `first_config`; None: train it in `folder`/first.
         pseudo: from `stage_one`, where the run learns from pseudo grades (`Config.pseudo_grades`).
 
     Raises:
@@ -168,14 +171,14 @@ def fit(
     last = folder / f"{LAST}.ckpt"
     _pseudo_fits(config, copy, pseudo)
     earlier = _earlier_epochs(last, config, copy, pseudo, resume)
-    if first is not None and not config.first_tasks:
+    if first is not None and not config.builds_on_first:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     parts = config.parts(copy.table)
     _data_fits(config, copy, parts)
     labels, before = None, 0.0
-    if config.first_tasks:
+    if config.builds_on_first:
         first, before = _first_network(config, copy, folder, resume, progress, first)
-        if config.system != "mtunet-b":
+        if config.first_tasks and config.system != "mtunet-b":
             labels = _made_labels(first, config, copy, parts, folder / LABELS, progress)
     if _finished(earlier, config):
         seconds = before + float(earlier.seconds.sum())
@@ -184,15 +187,16 @@ def fit(
     network = build_network(config)
     if config.system == "mtunet-b":
         network.load_step_one(network_state(load_state(first)))
+    elif config.hierarchy and first:
+        network.load_state_dict(network_state(load_state(first)))
     module = _module(config, network, copy, pseudo)
     data = FundusData(config, copy, parts, labels=labels, pseudo=pseudo)
-    second = "val/accuracy" if "grading" in config.tasks else "val/dice"
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     best = {**keep, "save_weights_only": True}
     callbacks = [
         EarlyStopping("val/loss", patience=config.patience),
         ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **best),
-        ModelCheckpoint(filename=BEST_ACCURACY, monitor=second, mode="max", **best),
+        ModelCheckpoint(filename=BEST_ACCURACY, monitor=config.monitored, mode="max", **best),
         ModelCheckpoint(filename=LAST, **keep),
     ]
     bar = progress and sys.stderr.isatty()
@@ -223,16 +227,18 @@ def fit(
 def _module(
     config: Config, network: FundusNetwork, copy: WorkingCopy, pseudo: PseudoGrades | None
 ) -> MultiTaskModule:
-    kind = LabelUpdateModule if config.label_update else MultiTaskModule
+    if config.label_update:
+        return LabelUpdateModule(config, network, copy.fingerprint, pseudo)
+    kind = HierarchyModule if config.hierarchy else MultiTaskModule
     return kind(config, network, copy.fingerprint, pseudo)
 
 
 def _data_fits(config: Config, copy: WorkingCopy, parts: Split) -> None:
     """Are there photographs for each task, and did somebody draw what the masks shall show?"""
     for task in config.tasks:
-        rows = parts.rows("train", "segmentation" if config.pseudo_grades else task)
+        rows = parts.rows("train", config.photographs_of(task))
         if not len(rows):
-            missing = "grade" if task == "grading" else "masks"
+            missing = "masks" if task == "segmentation" else "a grade"
             raise MTLError(f"{config.name}: {copy.label} has no photographs with {missing} to learn from")
         if task == "segmentation":
             copy.require_lesions({lesion for group in config.space.groups.values() for lesion in group}, rows)

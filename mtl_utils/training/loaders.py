@@ -64,8 +64,10 @@ class FundusData(L.LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         seed = derived_seed(self.config.seed, self.trainer.current_epoch)
-        # With pseudo grades each photograph has both labels, and one loader is enough.
+        # With pseudo grades each photograph has both labels, and one loader is enough. Super-resolution
+        # learns from the photographs of the other tasks, where there are such.
         tasks = ("segmentation",) if self.config.pseudo_grades else self.config.tasks
+        tasks = [task for task in tasks if task != "isr"] or tasks
         return CombinedLoader({task: self._train_loader(task, seed) for task in tasks}, "max_size_cycle")
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -74,12 +76,9 @@ class FundusData(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         return [self.evaluation_loader(task, self.role) for task in self.config.tasks]
 
-    def _size(self, task: str) -> int:
-        return self.config.grading_size if task == "grading" else self.config.segmentation_size
-
     def _train_loader(self, task: str, seed: int) -> DataLoader:
-        config, size = self.config, self._size(task)
-        crop = config.crop_size if task == "segmentation" else None
+        config, size = self.config, self.config.size(task)
+        crop = None if task == "grading" else config.crop_size
         transform = (
             training_recipe(config.recipe, task, size, crop) if config.augment else resize_recipe(size, crop)
         )
@@ -102,8 +101,8 @@ class FundusData(L.LightningDataModule):
         """
         graded, drawn = (self.parts.rows("train", each) for each in TASKS)
         longest = max(len(graded), len(drawn))
-        rows = graded if task == "grading" else drawn
-        made = self._rows_with_made_labels(task, drawn if task == "grading" else graded)
+        rows, others = (drawn, graded) if task == "segmentation" else (graded, drawn)
+        made = self._rows_with_made_labels(task, others)
         if len(made) and task == "segmentation":
             rows = np.resize(rows, longest - round(MADE_SHARE * longest))
             made = np.resize(rng.permutation(made), longest - len(rows))
@@ -144,12 +143,11 @@ class FundusData(L.LightningDataModule):
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
         """Whole photographs in the table's order."""
-        rows, source = self.parts.rows(role, task), self.copy
+        rows, source = self.parts.rows(role, self.config.photographs_of(task)), self.copy
         if self.config.pseudo_grades and task == "grading":
             source = self.learned_from if role == "val" else self.judged_from
-            rows = self.parts.rows(role, "segmentation")
             rows = rows[source.grades[rows] != UNKNOWN_GRADE]
-        dataset = FundusDataset(source, rows, resize_recipe(self._size(task)), space=self.config.space)
+        dataset = FundusDataset(source, rows, resize_recipe(self.config.size(task)), space=self.config.space)
         return DataLoader(dataset, batch_size=EVALUATION_BATCH, num_workers=workers())
 
 

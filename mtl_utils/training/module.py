@@ -36,9 +36,13 @@ class MultiTaskModule(L.LightningModule):
         self.data_fingerprint = data_fingerprint
         self.pseudo_digest = pseudo and pseudo.digest
         self.history: list[dict[str, float]] = []
-        self.scores = Scores(config.tasks, config.space, config.focal)
+        self.scores = self._new_scores()
         self._train_losses: list[dict[str, float]] = []
         self.save_hyperparameters({"config": asdict(config)})
+
+    def _new_scores(self) -> Scores:
+        config = self.config
+        return Scores(config.tasks, config.space, config.focal, config.hierarchy and config.hierarchy.scale)
 
     def training_step(self, batch: Batches, batch_idx: int) -> torch.Tensor:
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
@@ -96,7 +100,7 @@ class MultiTaskModule(L.LightningModule):
                 f"{self.config.name}: the loss is not a number in epoch {self.current_epoch + 1}. The "
                 "checkpoints of earlier epochs are whole. Train anew with a lower learning_rate."
             )
-        self.scores = Scores(self.config.tasks, self.config.space, self.config.focal)
+        self.scores = self._new_scores()
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -116,6 +120,8 @@ class MultiTaskModule(L.LightningModule):
             monitored["val/accuracy"] = metrics["grading/accuracy"]
         if "segmentation" in self.config.tasks:
             monitored["val/dice"] = metrics.get("segmentation/dice/mean", 0.0)
+        if "isr" in self.config.tasks:
+            monitored["val/psnr"] = metrics["isr/psnr"]
         self.log_dict(monitored)
         train = {
             f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses]))
@@ -138,7 +144,10 @@ class MultiTaskModule(L.LightningModule):
         self.history = list(checkpoint["history"])
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate)
+        decay = self.config.hierarchy.weight_decay if self.config.hierarchy else 0.0
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.config.learning_rate, weight_decay=decay
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=self.config.lr_gamma),

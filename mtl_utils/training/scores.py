@@ -6,21 +6,30 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mtl_utils.image_quality import compare
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 from mtl_utils.losses import Focal, task_loss
-from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics
+from mtl_utils.metrics import SegmentationMetrics, confusion, grading_metrics, mean_metrics
+from mtl_utils.systems.deepmt_dr import bicubic, reduce
 
 
 class Scores:
     """Collects predictions batch by batch and turns them into metrics, losses and a table per photograph."""
 
-    def __init__(self, tasks: tuple[str, ...], space: LabelSpace = LESION_SPACE, focal: Focal | None = None):
-        self.space, self.focal = space, focal
+    def __init__(
+        self,
+        tasks: tuple[str, ...],
+        space: LabelSpace = LESION_SPACE,
+        focal: Focal | None = None,
+        scale: int | None = None,
+    ):
+        self.space, self.focal, self.scale = space, focal, scale
         self.losses: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
         self.grades: list[torch.Tensor] = []
         self.probabilities: list[torch.Tensor] = []
         self.rows: dict[str, list[int]] = {task: [] for task in tasks}
         self.segmentation = SegmentationMetrics(space=space)
+        self.restorations: list[dict[str, float]] = []
 
     def update(self, task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Add one batch, all of whose photographs have the task's label."""
@@ -29,6 +38,12 @@ class Scores:
         if task == "grading":
             self.grades.append(batch["grade"].cpu())
             self.probabilities.append(logits.double().softmax(dim=1).cpu())
+        elif task == "isr":
+            simple = bicubic(reduce(batch["image"], self.scale), self.scale)
+            pictures = (
+                each.float().cpu().permute(0, 2, 3, 1).numpy() for each in (logits, simple, batch["image"])
+            )
+            self.restorations += [compare(*each, rim=2 * self.scale) for each in zip(*pictures, strict=True)]
         else:
             probabilities = self.space.probabilities(logits)
             self.segmentation.update(*map(self.space.of_marked, (probabilities, batch["mask"])))
@@ -40,6 +55,7 @@ class Scores:
             self.rows[task] += rows
         self.grades += other.grades
         self.probabilities += other.probabilities
+        self.restorations += other.restorations
         self.segmentation.merge(other.segmentation)
         return self
 
@@ -57,6 +73,8 @@ class Scores:
             )
         if self.rows.get("segmentation"):
             metrics |= self.segmentation.compute(n_bootstrap, seed)
+        if self.restorations:
+            metrics |= mean_metrics(pd.DataFrame(self.restorations), "isr", n_bootstrap, seed)
         return metrics
 
     def confusion(self) -> list[list[int]] | None:
@@ -68,8 +86,8 @@ class Scores:
         ).tolist()
 
     def per_photograph(self, table: pd.DataFrame) -> pd.DataFrame:
-        """One row per photograph and task: name, task, and its grade and probabilities, or its Dice per
-        lesion.
+        """One row per photograph and task: name, task, and its grade and probabilities, its Dice per
+        lesion, or how well it was restored.
         """
         parts = []
         if self.grades:
@@ -86,4 +104,7 @@ class Scores:
             names = table.iloc[self.rows["segmentation"]].name.to_numpy()
             dice = self.segmentation.per_photograph().reset_index(drop=True)
             parts.append(dice.assign(name=names, task="segmentation"))
+        if self.restorations:
+            names = table.iloc[self.rows["isr"]].name.to_numpy()
+            parts.append(pd.DataFrame(self.restorations).assign(name=names, task="isr"))
         return pd.concat(parts, ignore_index=True)

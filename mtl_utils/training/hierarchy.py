@@ -68,7 +68,10 @@ class HierarchyModule(MultiTaskModule):
                     found = network.maps(original)
                 losses["seg_aware"] = weights.sa * segmentation_aware_loss(network.maps(restored), found)
         if task == "grading" and weights.ca:
-            maps = network.evidence(restored, create_graph=True), network.evidence(original)
+            # The derivative by the picture, on which the other two rest, does not change with the picture
+            # (`explain.evidence`): its gradient would be zero, and dear.
+            teaches = settings.visualisation in ("gmsv", "grad-cam")
+            maps = network.evidence(restored, create_graph=teaches), network.evidence(original)
             step = (settings.threshold, settings.temperature)
             losses["cls_aware"] = weights.ca * classification_aware_loss(*maps, *step)
         return losses

@@ -505,7 +505,8 @@ SIZES: dict[str, dict[str, dict]] = {
             "crop_size": 128,
             "epochs": 2,
             "steps_per_epoch": 40,
-            "learning_rate": 5e-5,  # the paper's: with ten times as much Eq. 4 tore the super-resolution apart
+            # The paper's own: with ten times as much Eq. 4 tore the super-resolution apart.
+            "learning_rate": 5e-5,
             "lr_gamma": 0.5,
             "hierarchy": {
                 "first_epochs": 4,

@@ -287,7 +287,7 @@ class Hierarchy:
         stage: 1: each subnet learns without feedback from the grade. 2: all three, from a network that has
             had stage 1.
         first_epochs, first_learning_rate: of stage 1, which runs before stage 2.
-        weight_decay: Adam's; the paper has one and does not print it.
+        weight_decay: the paper has one and does not print it; ours is AdamW's, beside the gradient.
         isr_channels, lesion_width: see `ISRSubnet` and `LesionSubnet`.
     """
 

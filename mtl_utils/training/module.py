@@ -145,8 +145,8 @@ class MultiTaskModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         decay = self.config.hierarchy.weight_decay if self.config.hierarchy else 0.0
-        # Without decay AdamW is Adam. With it, decay added to the gradient (Adam's own way) would outweigh the
-        # small gradients of super-resolution: it then learned nothing in 2,000 steps.
+        # Without decay AdamW is Adam. With it, decay added to the gradient (Adam's own way) would outweigh
+        # the small gradients of super-resolution: it then learned nothing in 2,000 steps.
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.config.learning_rate, weight_decay=decay
         )

@@ -275,7 +275,8 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     for name, (title, values) in paper.rows.items():
         printed = dict(zip(paper.columns, map(_shown, values), strict=True))
         rows.append({"run": f"paper: {title}", "protocol": "paper", **printed})
-        for each in () if paper.private else (name, *paper.also.get(name, ())):
+        printed_only = paper.private or name not in EXPERIMENTS
+        for each in () if printed_only else (name, *paper.also.get(name, ())):
             alike: dict[tuple, list[dict]] = {}
             for record in records:
                 if record["experiment"] == each and ("DDR" in record["data"]) == paper.on_ddr:

@@ -174,7 +174,7 @@ def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: s
 def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
     """Of DeepMT-DR's grading subnet: where it looks, and what it costs to ask."""
     config = result.config
-    if not config.hierarchy or "grading" not in config.tasks:
+    if not config.hierarchy or "grading" not in config.tasks or isinstance(result, CrossValidation):
         return {}
     scores = evidence_scores(load_model(result.checkpoint())[0], config, copy, role)
     settings = (config.encoder_name, config.encoder_weights, config.grading_size, config.batch_size)

@@ -239,8 +239,9 @@ def predict(
     """Grade fundus photographs and mark their lesions. For learning only: not a medical device.
 
     For each photograph: NAME.json (grade, probabilities), NAME_MA.png to NAME_OD.png (8-bit probabilities
-    at the photograph's own size) and NAME_overlay.png. Exit status 2 if a photograph could not be predicted;
-    the others are done all the same.
+    at the photograph's own size) and NAME_overlay.png; with super-resolution also NAME_restored.png, the
+    square around the eye at the size that the network works at. Exit status 2 if a photograph could not be
+    predicted; the others are done all the same.
     """
     from mtl_utils.predict import predict_files
 

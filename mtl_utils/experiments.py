@@ -211,6 +211,14 @@ def _super_resolution(name: str, about: str, enlarge: str, epochs: int) -> Exper
     )
 
 
+def _deepmt_unet() -> Experiment:
+    config = replace(
+        _DEEPMT_BASE, name="lesions-unet", system="unet", tasks=("segmentation",), hierarchy=None
+    )
+    about = "baseline for lesions: U-Net, from the large photographs"
+    return Experiment(config, DEEPMT_DR, "Table 4", about, "IDRiD A", changes={"cpu": _ALONE_CPU})
+
+
 def _at_scale(task: str, scale: int) -> Experiment:
     """Task correlation: one subnet at one resolution (Figures 2 a, b)."""
     grading = task == "grading"
@@ -431,6 +439,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _super_resolution("isr", "the ISR subnet alone", "isr", epochs=20),
         # A step of SRCNN, which works at full size, takes three times as long: about the same time in all.
         _super_resolution("srcnn", "baseline for super-resolution: SRCNN", "srcnn", epochs=12),
+        _deepmt_unet(),
         *(_at_scale(task, scale) for task in ("grading", "segmentation") for scale in (1, 2, 4, 8)),
     )
 }

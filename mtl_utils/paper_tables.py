@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mtl_utils.experiments import MTUNET, PLDMLT_PAPER, REPORT
+from mtl_utils.experiments import DEEPMT_DR, MTUNET, PLDMLT_PAPER, REPORT
 
 Value = float | tuple[float, float] | None
 
@@ -18,7 +18,8 @@ class PaperTable:
         paper: which of the four texts.
         caption: what the table shows, and under which protocol.
         columns: the table's own columns: title -> our metric.
-        rows: experiment -> (the paper's own row name, values in the order of `columns`: a number, mean and
+        rows: experiment, or for a method that the course does not have another key, whose row is printed
+            only -> (the paper's own row name, values in the order of `columns`: a number, mean and
             standard deviation, or None where it prints none).
         percent: columns that the paper prints in percent.
         also: experiment -> further runs of ours that belong below its row.
@@ -49,6 +50,32 @@ _FUSED_COLUMNS = {
     "mIoU (%)": "segmentation/with_background/iou/lesion",
 }
 _ACCURACY_COLUMN = {"Accuracy (%)": "grading/accuracy"}
+
+_WEIGHTED_COLUMNS = {
+    "Accuracy (%)": "grading/accuracy",
+    "Precision (%)": "grading/weighted_precision",
+    "F1 (%)": "grading/weighted_f1",
+    "Kappa (%)": "grading/kappa",
+}
+_LESION_COLUMNS = {
+    f"{lesion} {title}": f"segmentation/{metric}/{lesion}"
+    for lesion in ("MA", "HE", "EX", "SE")
+    for title, metric in (("AUC", "auc"), ("AP", "aupr"))
+}
+
+
+def _figure(
+    caption: str, bars: dict[str, str], title: str = "Accuracy (%)", metric: str = "grading/accuracy"
+) -> PaperTable:
+    """A figure of DeepMT-DR's paper, which prints no numbers: `bars` are experiment -> the paper's name."""
+    rows = {name: (shown, (None,)) for name, shown in bars.items()}
+    return PaperTable(DEEPMT_DR, caption, {title: metric}, rows, percent=(title,))
+
+
+def _at_scales(name: str) -> dict[str, str]:
+    """The four resolutions of Figure 2, the smallest first."""
+    return {f"{name}-at-1-{scale}": f"{1024 // scale} x {1024 // scale}" for scale in (8, 4, 2, 1)}
+
 
 PAPER_TABLES: dict[str, PaperTable] = {
     "Shared-encoder report, Table 2": PaperTable(
@@ -236,5 +263,114 @@ PAPER_TABLES: dict[str, PaperTable] = {
         },
         percent=(*_FUSED_COLUMNS, "Dice of the lesions alone (%)"),
         also={"pldmlt": ("pldmlt-printed", "pldmlt-first-order")},
+    ),
+    "DeepMT-DR, Table 2, DDR": PaperTable(
+        DEEPMT_DR,
+        "Grades: mean and standard deviation, in the paper on DDR, ours on IDRiD. Which average of precision "
+        "and F1 it prints the paper does not say. The recall weighted by the grades' frequency is the "
+        "accuracy, and that its three figures are near each other speaks for weighted means: ours are those.",
+        _WEIGHTED_COLUMNS,
+        {
+            "deepmt-dr": ("Ours", ((82.5, 0.8), (82.2, 0.5), (81.8, 0.6), (77.8, 0.8))),
+            "CKML": ("CKML", ((77.5, 0.6), (80.0, 0.7), (77.0, 0.6), (73.3, 0.4))),
+            "VNXK": ("VNXK", ((78.3, 0.8), (81.6, 1.2), (78.2, 0.7), (74.7, 0.6))),
+            "M-Net": ("M-Net", ((78.9, 0.5), (80.1, 0.8), (78.4, 0.3), (74.2, 0.5))),
+            "AFN": ("AFN", ((79.2, 0.4), (80.6, 0.6), (78.7, 1.0), (74.9, 0.3))),
+            "MMCNN": ("MMCNN", ((79.5, 0.3), (81.6, 0.8), (79.4, 0.4), (75.7, 0.8))),
+            "Adly": ("Adly", ((78.6, 0.5), (81.2, 0.7), (78.3, 1.1), (73.9, 0.4))),
+        },
+        percent=tuple(_WEIGHTED_COLUMNS),
+    ),
+    "DeepMT-DR, Table 2, EyePACS": PaperTable(
+        DEEPMT_DR,
+        "As the half on DDR, on EyePACS, which has grades and no masks. There are no runs of ours.",
+        _WEIGHTED_COLUMNS,
+        {
+            "Ours": ("Ours", ((85.7, 0.7), (86.0, 0.8), (83.9, 0.5), (83.7, 0.6))),
+            "CKML": ("CKML", ((81.1, 0.6), (81.3, 0.4), (80.7, 0.5), (80.1, 0.5))),
+            "VNXK": ("VNXK", ((81.8, 0.7), (82.1, 0.5), (80.8, 0.6), (80.6, 0.3))),
+            "M-Net": ("M-Net", ((81.8, 0.6), (82.7, 0.4), (82.5, 0.6), (81.3, 0.4))),
+            "AFN": ("AFN", ((82.8, 0.5), (83.3, 0.2), (82.2, 0.5), (81.8, 0.7))),
+            "MMCNN": ("MMCNN", ((83.1, 0.6), (83.7, 0.2), (82.9, 0.7), (82.6, 0.8))),
+            "Adly": ("Adly", ((81.3, 0.6), (82.3, 0.4), (81.6, 0.4), (80.9, 0.5))),
+        },
+        percent=tuple(_WEIGHTED_COLUMNS),
+    ),
+    "DeepMT-DR, Table 3": PaperTable(
+        DEEPMT_DR,
+        "Super-resolution by 4, in the paper on DDR, ours on IDRiD. What the paper measures over it does not "
+        "say, and it prints no value of bicubic; ours are measured inside the field of view without its rim.",
+        {"PSNR (dB)": "isr/psnr", "SSIM": "isr/ssim", "bicubic PSNR (dB)": "isr/bicubic/psnr"},
+        {
+            "deepmt-dr": ("Ours", (39.7, 0.883, None)),
+            "srcnn": ("SRCNN", (36.8, 0.772, None)),
+            "Retinal-SRGAN": ("Retinal-SRGAN", (38.1, 0.836, None)),
+            "MDRN": ("MDRN", (38.9, 0.856, None)),
+        },
+        also={"deepmt-dr": ("isr",)},
+    ),
+    "DeepMT-DR, Table 4": PaperTable(
+        DEEPMT_DR,
+        "Lesions: area under the ROC curve and average precision, in the paper on DDR, ours on IDRiD. The "
+        "paper's HM is our HE, and its HE, the hard exudates, our EX.",
+        _LESION_COLUMNS,
+        {
+            "lesions-unet": ("U-Net", (95.7, 45.5, 95.3, 49.4, 96.5, 65.5, 97.2, 58.4)),
+            "DRU-Net": ("DRU-Net", (98.1, 49.3, 95.8, 50.4, 98.1, 67.0, 98.5, 62.8)),
+            "HGN": ("HGN", (97.4, 48.1, 96.1, 51.8, 98.4, 67.7, 98.6, 63.1)),
+            "CE-Net": ("CE-Net", (97.6, 48.5, 96.4, 52.3, 98.2, 67.6, 99.4, 65.2)),
+            "deepmt-dr": ("Ours", (98.7, 50.1, 97.1, 55.4, 99.0, 71.8, 99.2, 64.7)),
+        },
+        percent=tuple(_LESION_COLUMNS),
+    ),
+    "DeepMT-DR, Table 5": PaperTable(
+        DEEPMT_DR,
+        "Ablation: other visualisations in place of GMSV, in the paper on DDR, ours on IDRiD.",
+        _ACCURACY_COLUMN,
+        {
+            "deepmt-guided-backprop": ("GBP", (81.4,)),
+            "deepmt-grad-cam": ("Grad-CAM", (81.5,)),
+            "deepmt-smoothgrad": ("SmoothBP", (81.7,)),
+            "deepmt-dr": ("Ours", (82.5,)),
+        },
+        percent=tuple(_ACCURACY_COLUMN),
+    ),
+    "DeepMT-DR, Figure 5 a": _figure(
+        "Ablation of super-resolution, in the paper on DDR, ours on IDRiD. The figure prints no numbers.",
+        {
+            "deepmt-isr-removed": "ISR removed",
+            "deepmt-isr-independent": "ISR trained independently",
+            "deepmt-dr": "three tasks together",
+        },
+    ),
+    "DeepMT-DR, Figure 5 b": _figure(
+        "Ablation of lesion segmentation, in the paper on DDR, ours on IDRiD. The figure prints no numbers.",
+        {
+            "deepmt-lesions-removed": "lesions removed",
+            "deepmt-lesions-independent": "lesions trained independently",
+            "deepmt-dr": "three tasks together",
+        },
+    ),
+    "DeepMT-DR, Figure 5 c": _figure(
+        "Ablation of the task-aware losses (SAL: segmentation-aware, CAL: classification-aware), in the "
+        "paper on DDR, ours on IDRiD. The figure prints no numbers.",
+        {
+            "deepmt-not-aware": "neither",
+            "deepmt-seg-aware": "SAL",
+            "deepmt-cls-aware": "CAL",
+            "deepmt-dr": "SAL and CAL",
+        },
+    ),
+    "DeepMT-DR, Figure 2 a": _figure(
+        "Accuracy of the grade at four resolutions, in the paper on DDR, ours on IDRiD from 1/8 of the side "
+        "to all of it. The figure prints no numbers.",
+        _at_scales("grade"),
+    ),
+    "DeepMT-DR, Figure 2 b": _figure(
+        "Mean average precision of the lesions at four resolutions, in the paper on DDR, ours on IDRiD from "
+        "1/8 of the side to all of it. The figure prints no numbers.",
+        _at_scales("lesions"),
+        "mAP (%)",
+        "segmentation/aupr/mean",
     ),
 }

@@ -48,6 +48,8 @@ class Prediction:
         masks: what the network marks (a lesion, or a group as 'red'; `LabelSpace.marked`) -> probability of
             each pixel, float32 (H, W) in [0, 1], 0 outside the field of view's box; empty from a network that
             does not segment.
+        restored: what super-resolution made of the small version of the field of view's square, uint8
+            (side, side, 3), at the size that the network works at; None from a network without that task.
     """
 
     photograph: np.ndarray
@@ -55,6 +57,7 @@ class Prediction:
     config: Config
     probabilities: np.ndarray | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    restored: np.ndarray | None = None
 
     @property
     def grade(self) -> int | None:
@@ -80,6 +83,8 @@ class Prediction:
             shares = {lesion: (mask >= MARKED).mean() for lesion, mask in self.masks.items()}
             marked = ", ".join(f"{lesion} {share:.2%}" for lesion, share in shares.items() if share)
             parts.append(f"marked: {marked or 'nothing'}")
+        if self.restored is not None:
+            parts.append(f"restored at {len(self.restored)} px")
         return "; ".join(parts)
 
 
@@ -129,12 +134,14 @@ def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray
         marked = space.of_marked(space.probabilities(logits["segmentation"][None]))[0].numpy()
         at_own_size = _at_own_size(marked, fov, image.shape[:2])
         found["masks"] = dict(zip(space.marked, at_own_size, strict=True))
+    if "isr" in logits:
+        picture = logits["isr"].clamp(0, 1).permute(1, 2, 0).numpy()
+        found["restored"] = np.rint(picture * 255).astype(np.uint8)
     return Prediction(image, fov, config, **found)
 
 
 def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
-    size = config.grading_size if task == "grading" else config.segmentation_size
-    picture = resize_recipe(size)(image=square)["image"]
+    picture = resize_recipe(config.size(task))(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
     return network(batch.to(next(network.parameters()).device), tasks=(task,))[task][0].float()
 
@@ -153,6 +160,7 @@ def checkpoint_facts(checkpoint: str | Path, config: Config) -> dict[str, object
 def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts: object) -> Path:
     """Write a prediction as files: NAME.json; NAME_MA.png and so on, 8-bit probabilities (0-255 for 0-1) at
     the photograph's own size; NAME_overlay.png, the photograph with what was marked (probability `MARKED`).
+    A network with super-resolution, as DeepMT-DR, also gives NAME_restored.png: `Prediction.restored`.
     A network that marks groups, as MTUnet, gives each lesion its group's picture; the JSON tells the groups.
 
     Each file comes whole or not at all, the JSON last. Files of the same names are replaced.
@@ -172,6 +180,8 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     if prediction.masks:
         shown = overlay(prediction.photograph, prediction.masks, MARKED)
         pictures["overlay"] = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)  # OpenCV's order
+    if prediction.restored is not None:
+        pictures["restored"] = cv2.cvtColor(prediction.restored, cv2.COLOR_RGB2BGR)
     files = {key: out / f"{name}_{key}.png" for key in pictures}
     for key, picture in pictures.items():
         _write(files[key], cv2.imencode(".png", picture)[1].tobytes())

@@ -174,7 +174,7 @@ def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: s
 def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
     """Of DeepMT-DR's grading subnet: where it looks, and what it costs to ask."""
     config = result.config
-    if not config.hierarchy or "grading" not in config.tasks:
+    if not config.hierarchy or "grading" not in config.tasks or isinstance(result, CrossValidation):
         return {}
     scores = evidence_scores(load_model(result.checkpoint())[0], config, copy, role)
     settings = (config.encoder_name, config.encoder_weights, config.grading_size, config.batch_size)
@@ -275,7 +275,8 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     for name, (title, values) in paper.rows.items():
         printed = dict(zip(paper.columns, map(_shown, values), strict=True))
         rows.append({"run": f"paper: {title}", "protocol": "paper", **printed})
-        for each in () if paper.private else (name, *paper.also.get(name, ())):
+        printed_only = paper.private or name not in EXPERIMENTS
+        for each in () if printed_only else (name, *paper.also.get(name, ())):
             alike: dict[tuple, list[dict]] = {}
             for record in records:
                 if record["experiment"] == each and ("DDR" in record["data"]) == paper.on_ddr:

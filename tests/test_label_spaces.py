@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import (
+    FOUR_LESIONS,
     FUSED,
     LABEL_SPACES,
     LESION_SPACE,
@@ -119,18 +120,25 @@ def test_of_marked_leaves_out_the_rest():
 
 
 def test_spaces_are_found_by_name():
-    assert set(LABEL_SPACES) == {"lesions", "red-yellow", "red-yellow-sigmoid", "fused", "separate"}
+    assert set(LABEL_SPACES) == {
+        "lesions",
+        "red-yellow",
+        "red-yellow-sigmoid",
+        "fused",
+        "separate",
+        "four-lesions",
+    }
     for name, space in LABEL_SPACES.items():
         assert label_space(name) is space
         assert space.name == name
         assert set(space.marked) <= set(space.classes)
         without_disc = [group for group, members in space.groups.items() if members != ("OD",)]
         assert list(space.disease) == without_disc
-        members = DISEASE_LESIONS if space in (FUSED, SEPARATE) else LESIONS
+        members = DISEASE_LESIONS if space in (FUSED, SEPARATE, FOUR_LESIONS) else LESIONS
         assert sorted(sum(space.groups.values(), ())) == sorted(members)
         # who wins a pixel is said of every group, where pixels have one class
         assert sorted(space.priority) == (sorted(space.marked) if space.has_rest else [])
-    assert [name for name, space in LABEL_SPACES.items() if not space.has_rest] == ["lesions"]
+    assert [name for name, space in LABEL_SPACES.items() if not space.has_rest] == ["lesions", "four-lesions"]
     with_outside = [name for name, space in LABEL_SPACES.items() if space.has_outside]
     assert with_outside == ["red-yellow", "red-yellow-sigmoid"]
     with pytest.raises(MTLError, match=r"'blue'.*red-yellow-sigmoid"):

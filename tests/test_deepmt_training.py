@@ -1,0 +1,164 @@
+"""How DeepMT-DR learns: which loss teaches which subnet, and what one stage hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtl_utils.errors import MTLError
+from mtl_utils.experiments import experiment
+from mtl_utils.predict import predict_photograph, save_prediction
+from mtl_utils.records import beside
+from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy, asked, reduce
+from mtl_utils.systems.deepmt_dr_losses import ISRWeights
+from mtl_utils.training import first_config
+from mtl_utils.training.hierarchy import HierarchyModule
+
+ALL = ("grading", "segmentation", "isr")
+ISR_TERMS = {"image": "isr", "smooth": "isr", "seg_aware": "isr"}
+STAGE_1 = ISR_TERMS | {"lesions": "lesions", "grading": "grading"}
+STAGE_2 = STAGE_1 | {"cls_aware": "isr", "lesions_by_evidence": "lesions"}
+
+
+def module(tasks=ALL, **changes) -> HierarchyModule:
+    """Untrained, and no weight is zero: what starts there lets no gradient through."""
+    torch.manual_seed(0)
+    settings = replace(Hierarchy(isr_channels=8, lesion_width=6), **changes)
+    config = experiment("deepmt-dr", "smoke", encoder_name="resnet18", encoder_weights=None)
+    config = replace(config, tasks=tasks, hierarchy=settings)
+    network = DeepMTDR("resnet18", None, tasks, settings)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return HierarchyModule(config, network).train()
+
+
+def batch(tasks=("grading", "segmentation")) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    photographs = {
+        "image": torch.rand(2, 3, 64, 64, generator=generator),
+        "mask": (torch.rand(2, 4, 64, 64, generator=generator) > 0.9).float(),
+        "grade": torch.tensor([1, 3]),
+    }
+    return {task: photographs | {"has_mask": torch.full((2,), task != "grading")} for task in tasks}
+
+
+def taught(learner: HierarchyModule, tasks=("grading", "segmentation")) -> dict[str, str]:
+    """loss -> the subnets whose weights get a gradient from it."""
+    losses, found = learner._losses(batch(tasks)), {}
+    for name, loss in losses.items():
+        learner.zero_grad()
+        loss.backward(retain_graph=True)
+        found[name] = "+".join(
+            part
+            for part, subnet in learner.network.named_children()
+            if any(each.grad is not None and each.grad.any() for each in subnet.parameters())
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"stage": 1}, STAGE_1),
+        ({}, STAGE_2),
+        ({"seg_aware": False, "cls_aware": False}, {k: v for k, v in STAGE_2.items() if "aware" not in k}),
+        ({"frozen": ("isr",)}, {k: v for k, v in STAGE_2.items() if v != "isr"}),
+        ({"frozen": ("segmentation",)}, {k: v for k, v in STAGE_2.items() if v != "lesions"}),
+    ],
+)
+def test_each_loss_teaches_its_own_subnet(changes, expected):
+    assert taught(module(**changes)) == expected
+
+
+def test_what_is_removed_teaches_nothing():
+    without_isr = {"lesions": "lesions", "lesions_by_evidence": "lesions", "grading": "grading"}
+    assert taught(module(("grading", "segmentation"), enlarge="bicubic")) == without_isr
+    without_lesions = {"image": "isr", "smooth": "isr", "cls_aware": "isr", "grading": "grading"}
+    assert taught(module(("grading", "isr")), ("grading",)) == without_lesions
+
+
+def test_who_is_asked_does_not_learn():
+    network = module().network
+    network.lesions.bottom.eval()  # a mode of its own, to be found again
+    modes = [part.training for part in network.modules()]
+    before = {name: value.clone() for name, value in network.lesions.state_dict().items()}
+    picture = torch.rand(2, 3, 64, 64, requires_grad=True)
+    with asked(network.lesions):
+        network.maps(picture).sum().backward()
+    assert picture.grad.any()
+    assert all(each.grad is None and each.requires_grad for each in network.lesions.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.lesions.state_dict().items())
+    assert [part.training for part in network.modules()] == modes
+
+
+def test_reduce_is_pillows_bicubic():
+    pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 2)
+    theirs = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC))
+    ours = reduce(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, 4)
+    assert np.abs(255 * ours[0].permute(1, 2, 0).numpy() - theirs).max() <= 1
+    assert reduce(torch.full((1, 3, 32, 32), 0.3), 4).numpy() == pytest.approx(0.3, abs=1e-6)
+    assert reduce(ours, 1) is ours
+
+
+def test_the_answers_follow_from_the_small_photograph():
+    network = module().network.eval()
+    one, other = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        far = network(other)
+        network.small = lambda photograph: reduce(one, 4)  # whatever is shown
+        for task, answer in network(other).items():
+            assert not torch.equal(answer, far[task])
+            assert torch.equal(answer, network(one)[task])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "settings"),
+    [(("isr",), {"enlarge": "none"}), (ALL, {"enlarge": "bicubic"}), (("grading",), {}), ((), {})],
+)
+def test_settings_that_do_not_fit_are_refused(tasks, settings):
+    with pytest.raises(MTLError, match="tasks"):
+        DeepMTDR("resnet18", None, tasks, Hierarchy(**settings))
+    for wrong in ({"enlarge": "lanczos"}, {"stage": 3}, {"visualisation": "lime"}):
+        with pytest.raises(MTLError, match=str(next(iter(wrong.values())))):
+            Hierarchy(**wrong)
+
+
+def test_the_weights_of_table_1():
+    assert Hierarchy(stage=1).weights == ISRWeights(img=1, tv=1e-6, sa=10, ca=0)
+    assert Hierarchy().weights == ISRWeights(img=1, tv=1e-6, sa=1, ca=10)
+    assert Hierarchy(seg_aware=False, cls_aware=False).weights == ISRWeights(img=1, tv=1e-6, sa=0, ca=0)
+
+
+def test_runs_that_differ_in_stage_2_share_stage_1():
+    def first(name: str):
+        return replace(first_config(experiment(name, "smoke")), name="")
+
+    whole = first("deepmt-dr")
+    assert whole.hierarchy.stage == 1 and not whole.builds_on_first
+    for same in ("isr-independent", "lesions-independent", "seg-aware", "grad-cam"):
+        assert first(f"deepmt-{same}") == whole
+    for other in ("not-aware", "isr-removed", "eq-9-as-printed"):
+        assert first(f"deepmt-{other}") != whole
+
+
+def test_a_restored_photograph_is_written(tmp_path):
+    learner = module()
+    eye = cv2.circle(np.zeros((90, 120, 3), np.uint8), (60, 45), 40, (190, 90, 40), -1)
+    found = predict_photograph(learner.network.eval(), learner.config, eye)
+    assert found.restored.shape == (64, 64, 3) and found.restored.dtype == np.uint8
+    save_prediction(found, "eye", tmp_path)
+    with Image.open(tmp_path / "eye_restored.png") as picture:
+        assert np.array_equal(np.array(picture), found.restored)
+
+
+def test_methods_that_the_course_lacks_are_printed_only():
+    shown = beside([], "DeepMT-DR, Table 2, DDR")
+    assert shown.loc["paper: CKML", "Accuracy (%)"] == "77.50 ± 0.60"
+    assert [run for run in shown.index if run.startswith("ours")] == ["ours: deepmt-dr"]
+    assert set(beside([], "DeepMT-DR, Table 2, EyePACS").protocol) == {"paper"}

@@ -144,9 +144,9 @@ printed."""
 _ALONE_CPU = {
     **_square(384),
     "crop_size": 192,
-    "epochs": 6,
+    "epochs": 4,
     "learning_rate": 1e-3,
-    "lr_gamma": 0.6,
+    "lr_gamma": 0.5,
 }
 """A single subnet takes less time, and can see larger pictures than the whole system."""
 

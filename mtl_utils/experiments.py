@@ -510,8 +510,8 @@ SIZES: dict[str, dict[str, dict]] = {
         },
         "cpu": {
             **BUNDLED,
-            **_square(256),
-            "crop_size": 128,
+            **_square(192),
+            "crop_size": 96,
             "epochs": 2,
             "steps_per_epoch": 40,
             # The paper's own: with ten times as much Eq. 4 tore the super-resolution apart.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import experiment
+from mtl_utils.paper_tables import PAPER_TABLES
 from mtl_utils.predict import predict_photograph, save_prediction
 from mtl_utils.records import beside
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy, asked, reduce
@@ -155,6 +156,20 @@ def test_a_restored_photograph_is_written(tmp_path):
     save_prediction(found, "eye", tmp_path)
     with Image.open(tmp_path / "eye_restored.png") as picture:
         assert np.array_equal(np.array(picture), found.restored)
+
+
+def test_most_of_the_papers_kappas_are_too_high_to_be_unweighted():
+    """As 'Reading the papers' says. Chance agreement sum_i p_i q_i is |p + r/2|^2 - |r|^2 / 4 with r = q - p:
+    at least 1/5 - d^2/2, where d is the share of wrong grades, since |r|_1 <= 2 d.
+    """
+    too_high = {}
+    for half in ("DDR", "EyePACS"):
+        rows = [values for _, values in PAPER_TABLES[f"DeepMT-DR, Table 2, {half}"].rows.values()]
+        accuracies, kappas = np.array([(row[0][0], row[3][0]) for row in rows]).T / 100
+        best = accuracies + 0.0005  # before rounding
+        chance = 1 / 5 - (1 - best) ** 2 / 2
+        too_high[half] = int((kappas - 0.0005 > (best - chance) / (1 - chance)).sum())
+    assert too_high == {"DDR": 4, "EyePACS": 7}
 
 
 def test_methods_that_the_course_lacks_are_printed_only():

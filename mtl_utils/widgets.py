@@ -189,8 +189,8 @@ def zoom_explorer(
     """Move one square place over several versions of a photograph, and see each as it is, pixel by pixel.
 
     Args:
-        photographs: name -> version ('bicubic', ..) -> RGB, uint8 (H, W, 3); of one size in each photograph,
-            the same versions in all, the last of them the original.
+        photographs: name -> version ('bicubic', ..) -> RGB, uint8 (H, W, 3), all of one size; the last
+            version is the original.
         box: top, left and side of the place at first, in pixels; of the first photograph.
         label: names the data, as `Runtime.label`.
     """

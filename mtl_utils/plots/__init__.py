@@ -17,6 +17,7 @@ from mtl_utils.plots.common import (
 from mtl_utils.plots.deepmt_dr import (
     LOSS_NAMES,
     SUBNET_COLOURS,
+    VISUALISATION_NAMES,
     draw_hierarchy,
     evidence_beside,
     fading_dot,

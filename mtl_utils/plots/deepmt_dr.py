@@ -186,30 +186,21 @@ def draw_hierarchy(network: DeepMTDR, size: int) -> Figure:
     _arrow(ax, (middle, heights["grading"] - 0.6), (middle, -0.1))
     _box(ax, (middle, -0.45), (3.2, 0.7), f"grade: {shapes['grading']} logits", PLAIN)
     _ways_back(ax, middle + width / 2, heights)
-    ax.set(xlim=(0, 10.4), ylim=(-0.95, 8.75))
+    ax.set(xlim=(0, 10.7), ylim=(-0.95, 8.75))
     ax.set_axis_off()
     return figure
 
 
 def _ways_back(ax: Axes, right: float, heights: Mapping[str, float]) -> None:
     """The dashed arrows from lesions and grade to the super-resolution."""
-    for name, end, text, x, bend in (
-        ("lesions", -0.3, "SAL, Eq. 3:\ndo lesions\nlook the same?", 7.55, 0.45),
-        ("grading", 0.25, "CAL, Eq. 4:\ndoes the grade\nlook at the\nsame place?", 9.35, 0.5),
+    for name, end, text, x in (
+        ("lesions", -0.3, "SAL, Eq. 3:\nare the same\nlesions found?", 7.0),
+        ("grading", 0.25, "CAL, Eq. 4:\ndoes the grade\nlook at the\nsame places?", 9.0),
     ):
-        colour = SUBNET_COLOURS[name]
-        _arrow(ax, (right, heights[name]), (right, heights["isr"] + end), colour, bend, "--")
-        y = (heights[name] + heights["isr"]) / 2
-        ax.text(
-            x,
-            y,
-            text,
-            color=colour,
-            va="center",
-            ha="center",
-            fontsize=9.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
+        colour, top = SUBNET_COLOURS[name], heights["isr"] + end
+        ax.plot([right, x, x], [heights[name], heights[name], top], "--", color=colour, linewidth=1.8)
+        _arrow(ax, (x, top), (right, top), colour, line="--")
+        ax.text(x + 0.12, (heights[name] + top) / 2, text, color=colour, va="center", fontsize=9.5)
 
 
 # ---------------------------------------------------------------- evidence
@@ -238,11 +229,19 @@ def gmsv_levels(
         show_picture(column[0], own[level], f"$V^{level + 1}$, {size} × {size}{note}", cmap="inferno")
         show_picture(column[1], running[level], "sum so far", cmap="inferno")
     if lesions.any():
-        first, side = axes[1, -1], running[0].shape[0]
-        extent = (-0.5, side - 0.5, -0.5, side - 0.5)
-        first.contour(lesions, origin="upper", extent=extent, **_CONTOUR)
+        scale = running[0].shape[0] / lesions.shape[0]
+        rows, columns = ((np.arange(length) + 0.5) * scale - 0.5 for length in lesions.shape)
+        axes[1, -1].contour(columns, rows, lesions, **_CONTOUR)
     figure.suptitle(f"From the last layer (left) to the first; each panel in its own range ({label})")
     return figure
+
+
+VISUALISATION_NAMES = {
+    "gmsv": "GMSV",
+    "guided-backprop": "guided backprop",
+    "grad-cam": "Grad-CAM",
+    "smoothgrad": "SmoothGrad",
+}
 
 
 def evidence_beside(
@@ -257,14 +256,21 @@ def evidence_beside(
     Args:
         image: RGB, uint8 (H, W, 3).
         lesions: bool (H, W).
-        maps: method -> (H, W), 0 to 1.
+        maps: method, as in `explain.VISUALISATIONS` -> (H, W), 0 to 1.
         scores: method -> AUC against the lesions.
         label: names the data in the title.
     """
     figure, axes = plt.subplots(1, 1 + len(maps), figsize=(10.4, 2.9), layout="constrained")
     show_picture(axes[0], image, "photograph")
     for ax, (name, heat) in zip(axes[1:], maps.items(), strict=True):
-        show_picture(ax, heat, f"{name}\nAUC {scores[name]:.2f}", cmap="inferno", vmin=0, vmax=1)
+        show_picture(
+            ax,
+            heat,
+            f"{VISUALISATION_NAMES.get(name, name)}\nAUC {scores[name]:.2f}",
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+        )
     if lesions.any():
         for ax in axes:
             ax.contour(lesions, **_CONTOUR)
@@ -289,7 +295,9 @@ def loss_maps(panels: Mapping[str, tuple[np.ndarray, float]], image: np.ndarray,
     return figure
 
 
-def threshold_steps(values: np.ndarray, steps: Mapping[str, np.ndarray], slopes: Mapping[str, np.ndarray]):
+def threshold_steps(
+    values: np.ndarray, steps: Mapping[str, np.ndarray], slopes: Mapping[str, np.ndarray]
+) -> Figure:
     """A hard and some soft thresholds, and their slopes.
 
     Args:
@@ -332,7 +340,7 @@ def gradient_bars(norms: pd.DataFrame, label: str) -> Figure:
     figure, axes = plt.subplots(
         1, 2, figsize=(8.8, 0.9 + 0.55 * len(norms)), layout="constrained", sharey=True
     )
-    titles = {"value": "its share of the loss", "gradient": "its pull on the ISR weights"}
+    titles = {"value": "its value", "gradient": "its pull on the ISR weights"}
     for ax, (column, title) in zip(axes, titles.items(), strict=True):
         bars = ax.barh(norms.index, norms[column], color=SUBNET_COLOURS["isr"])
         ax.bar_label(bars, [f" {value:.2g}" for value in norms[column]], fontsize=9)
@@ -442,4 +450,4 @@ def _evidence_dots(ax: Axes, evidence: pd.DataFrame) -> None:
 
 def _pending(ax: Axes) -> None:
     where = {"transform": ax.transAxes, "ha": "center", "va": "center", "fontsize": 9}
-    ax.text(0.5, 0.5, "no recorded run of ours yet", **where)
+    ax.text(0.5, 0.66, "no recorded run of ours yet", **where)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import cv2
 import ipywidgets as widgets
+import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
 from IPython.utils.capture import capture_output
@@ -18,7 +19,7 @@ from jupyterquiz import display_quiz
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import LESION_NAMES, LESIONS
-from mtl_utils.plots import overlay, overlay_sheet
+from mtl_utils.plots import overlay, overlay_sheet, zoom_sheet
 
 # ---------------------------------------------------------------- quizzes
 
@@ -142,6 +143,13 @@ def is_live() -> bool:
     return request.get("content", {}).get("allow_stdin", False)
 
 
+def _image_tag(pixels: np.ndarray, alt: str, width: int, style: str = "") -> str:
+    """RGB, uint8 (H, W, 3), as an HTML image that holds its own bytes."""
+    png = base64.b64encode(cv2.imencode(".png", pixels[..., ::-1])[1]).decode()
+    style = style and f' style="{style}"'
+    return f'<img src="data:image/png;base64,{png}" alt="{alt}" width="{width}"{style}>'
+
+
 def overlay_explorer(copy: WorkingCopy, rows: Sequence[int], label: str) -> None:
     """Choose a photograph, lesions and an opacity, and see the masks over the photograph.
 
@@ -163,11 +171,57 @@ def overlay_explorer(copy: WorkingCopy, rows: Sequence[int], label: str) -> None
         masks = dict(zip(LESIONS, copy.mask(photograph.value), strict=True))
         shown = {name: masks[name] for name, tick in ticks.items() if tick.value}
         pixels = overlay(copy.image(photograph.value), shown, fill=opacity.value)
-        png = base64.b64encode(cv2.imencode(".png", pixels[..., ::-1])[1]).decode()
         alt = f"{photograph.label} ({label}), marked: {', '.join(shown) or 'nothing'}"
-        picture.value = f'<img src="data:image/png;base64,{png}" alt="{alt}" width="512">'
+        picture.value = _image_tag(pixels, alt, 512)
 
     for control in (photograph, opacity, *ticks.values()):
         control.observe(draw, "value")
     draw()
     display(widgets.HBox([widgets.VBox([photograph, opacity, *ticks.values()]), picture]))
+
+
+# ---------------------------------------------------------------- chapter 07: the zoom
+
+
+def zoom_explorer(
+    photographs: Mapping[str, Mapping[str, np.ndarray]], box: tuple[int, int, int], label: str
+) -> None:
+    """Move one square place over several versions of a photograph, and see each as it is, pixel by pixel.
+
+    Args:
+        photographs: name -> version ('bicubic', ..) -> RGB, uint8 (H, W, 3), all of one size; the last
+            version is the original.
+        box: top, left and side of the place at first, in pixels; of the first photograph.
+        label: names the data, as `Runtime.label`.
+    """
+    first = next(iter(photographs.values()))
+    if not is_live():
+        zoom_sheet(first, box, label)
+        return
+    top, left, side = box
+    height, width = next(iter(first.values())).shape[:2]
+    sides = sorted({side, *(each for each in (16, 32, 64, 128) if each <= min(height, width))})
+    photograph = widgets.Dropdown(options=list(photographs), description="photograph")
+    size = widgets.Dropdown(options=sides, value=side, description="side, px")
+    down = widgets.IntSlider(top, min=0, max=height - 1, description="down")
+    across = widgets.IntSlider(left, min=0, max=width - 1, description="across")
+    shown = widgets.HTML()
+
+    def draw(*_) -> None:
+        tags = []
+        for name, pixels in photographs[photograph.value].items():
+            start = [
+                min(slider.value, pixels.shape[axis] - size.value)
+                for axis, slider in enumerate((down, across))
+            ]
+            place = pixels[start[0] : start[0] + size.value, start[1] : start[1] + size.value]
+            image = _image_tag(
+                place, f"{name}, {photograph.value} ({label})", 220, "image-rendering: pixelated"
+            )
+            tags.append(f'<figure style="margin: 4px">{image}<figcaption>{name}</figcaption></figure>')
+        shown.value = f'<div style="display: flex; flex-wrap: wrap">{"".join(tags)}</div>'
+
+    for control in (photograph, size, down, across):
+        control.observe(draw, "value")
+    draw()
+    display(widgets.VBox([widgets.HBox([photograph, size]), widgets.HBox([down, across]), shown]))

@@ -1,15 +1,23 @@
-"""Every quiz is whole, and shows in a page without a kernel, without a network and without scripts."""
+"""Every quiz is whole, and shows in a page without a kernel, without a network and without scripts; the zoom
+of chapter 07 follows its controls.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
 from importlib.resources import files
+from types import SimpleNamespace
 
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+from mtl_utils import widgets
 from mtl_utils.errors import MTLError
 from mtl_utils.widgets import quiz_text, read_quiz
 
@@ -82,3 +90,57 @@ def test_what_a_notebook_shows() -> None:
         # The lesson's own random numbers stay what they would be without a quiz.
         assert drawn.data["text/plain"] == notebook.cells[-1].outputs[0].data["text/plain"]
     assert len(set(ids)) == len(set(chapters))
+
+
+# ---------------------------------------------------------------- chapter 07: the zoom
+
+VERSIONS = ("bicubic", "original")
+ZOOMED = {
+    name: {
+        version: np.random.default_rng(seed + 10 * place).integers(0, 255, (40, 40, 3), np.uint8)
+        for place, version in enumerate(VERSIONS)
+    }
+    for seed, name in enumerate(("first", "second"))
+}
+
+
+def test_without_a_reader_the_zoom_is_a_figure() -> None:
+    plt.close("all")
+    widgets.zoom_explorer(ZOOMED, (4, 8, 16), "IDRiD")
+    (number,) = plt.get_fignums()
+    panels = plt.figure(number).axes
+    for panel, version in zip(panels, VERSIONS, strict=False):
+        assert np.array_equal(panel.images[0].get_array(), ZOOMED["first"][version][4:20, 8:24])
+    plt.close("all")
+
+
+def pictures_of(html: str) -> list[np.ndarray]:
+    tags = BeautifulSoup(html, "html.parser").find_all("img")
+    files_ = (base64.b64decode(tag["src"].split("base64,")[1]) for tag in tags)
+    return [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for file in files_]
+
+
+def test_with_a_reader_the_zoom_follows_its_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"content": {"allow_stdin": True}}
+    monkeypatch.setattr(widgets, "get_ipython", lambda: SimpleNamespace(get_parent=lambda: asked))
+    displayed = []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    widgets.zoom_explorer(ZOOMED, (4, 8, 16), "IDRiD")
+    choices, sliders, shown = displayed[0].children
+    (photograph, size), (down, across) = choices.children, sliders.children
+
+    def expect(name: str, top: int, left: int, side: int) -> None:
+        found = pictures_of(shown.value)
+        assert len(found) == len(VERSIONS)
+        for picture, version in zip(found, VERSIONS, strict=True):
+            assert np.array_equal(picture, ZOOMED[name][version][top : top + side, left : left + side])
+
+    expect("first", 4, 8, 16)
+    photograph.value, down.value = "second", 10
+    expect("second", 10, 8, 16)
+    size.value = 32
+    across.value = 39  # the place stays inside the picture
+    expect("second", 8, 8, 32)
+    page = BeautifulSoup(shown.value, "html.parser")
+    assert [caption.get_text() for caption in page.find_all("figcaption")] == list(VERSIONS)
+    assert all("second" in tag["alt"] and "IDRiD" in tag["alt"] for tag in page.find_all("img"))

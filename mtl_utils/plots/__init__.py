@@ -14,6 +14,24 @@ from mtl_utils.plots.common import (
     overlay,
     show_picture,
 )
+from mtl_utils.plots.deepmt_dr import (
+    LOSS_NAMES,
+    SUBNET_COLOURS,
+    VISUALISATION_NAMES,
+    draw_hierarchy,
+    evidence_beside,
+    fading_dot,
+    gmsv_levels,
+    gradient_bars,
+    hierarchy_shapes,
+    loss_maps,
+    pair_weights,
+    rim_of_errors,
+    task_correlation,
+    threshold_steps,
+    two_stages,
+    zoom_sheet,
+)
 from mtl_utils.plots.exploring import (
     ROLE_COLOURS,
     cropped_to_field_of_view,

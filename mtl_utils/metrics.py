@@ -31,7 +31,9 @@ Values = ArrayLike | torch.Tensor
 
 # ------------------------------------------------------------------------------------------ the bootstrap
 def _draws(n: int, n_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
-    """Blocks (R, n): how often each of n photographs was drawn."""
+    """Blocks (R, n): how often each of n photographs was drawn; none where there is no photograph."""
+    if not n:
+        return
     rng = np.random.default_rng(seed)
     for start in range(0, n_bootstrap, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, n_bootstrap - start)
@@ -66,7 +68,7 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 def _mean_over_photographs(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(R, N), (N,) -> (R,): mean over the photographs whose value is defined."""
-    return _ratio(weights @ np.nan_to_num(values), weights @ np.isfinite(values))
+    return _ratio(weights @ np.nan_to_num(values, posinf=0, neginf=0), weights @ np.isfinite(values))
 
 
 # ------------------------------------------------------------------------------------------------ grading

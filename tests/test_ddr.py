@@ -11,6 +11,7 @@ import pytest
 from helpers import mtl, remove, save_photograph
 from PIL import Image
 
+from mtl_utils import records
 from mtl_utils.data.check import check
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.data.ddr import DDR, count_ungradable, read_ddr, scan_ddr, scan_list
@@ -319,3 +320,42 @@ def test_a_set_with_masks_only_is_split(ddr):
     parts = split(masked.assign(split=masked.split.replace("val", "train")))
     assert parts.counts().segmentation.to_dict() == {"train": 4, "val": 1, "test": 2}
     assert parts.counts().grading.sum() == 0
+
+
+# --- DeepMT-DR ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("further", [False, True], ids=["DDR", "with a graded set"])
+def test_deepmt_dr_learns_from_ddr(ddr, synthetic_root, tmp_path, capsys, monkeypatch, further):
+    monkeypatch.setattr(records, "gmsv_costs", lambda *_: pd.DataFrame())  # slow, and the same on any data
+    words = ["train", "deepmt-dr", "--profile", "smoke", "--out", tmp_path / "run"]
+    words += ["--data", synthetic_root, "--graded", ddr] if further else ["--data", ddr]
+    status, printed, _ = mtl(capsys, monkeypatch, *words)
+    assert status == 0 and "isr/bicubic/psnr" in printed
+    (record,) = records.load_records(tmp_path / "run")
+    assert record["data"] == ("synthetic set + graded set" if further else "DDR")
+    numbers = {task: number["train"] for task, number in record["photographs"].items()}
+    assert numbers["isr"] == numbers["grading"]
+    if further:
+        assert numbers["grading"] > 8 and numbers["segmentation"] > 0
+    else:
+        assert numbers == {"grading": 5, "segmentation": 3, "isr": 5}
+        # One lesion was drawn nowhere: what cannot be measured is left out.
+        assert {"segmentation/auc/MA", "evidence/auc/MA"} <= set(record)
+        assert not {"segmentation/auc/SE", "evidence/auc/SE"} & set(record)
+        assert [row["name"] for row in record["evidence_per_photograph"]] == [
+            "007-350-100",
+            "007-351-100",
+        ]
+
+
+def test_half_of_ddr_is_enough_without_the_lesion_subnet(ddr, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(records, "gmsv_costs", lambda *_: pd.DataFrame())
+    remove(ddr / "lesion_segmentation")
+    words = ("--profile", "smoke", "--data", ddr, "--out", tmp_path / "run")
+    status, _, _ = mtl(capsys, monkeypatch, "train", "deepmt-lesions-removed", *words)
+    (record,) = records.load_records(tmp_path / "run")
+    assert status == 0 and record["evidence_per_photograph"] == [] and record["isr/psnr"] > 0
+    assert not any(
+        name.startswith("evidence/") for name in record
+    )  # nobody drew what it could be held against

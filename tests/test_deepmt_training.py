@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 
+from mtl_utils.data.fov import inside_field_of_view
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import experiment
+from mtl_utils.explain import gmsv
+from mtl_utils.lesions import DISEASE_LESIONS
 from mtl_utils.paper_tables import PAPER_TABLES
 from mtl_utils.predict import predict_photograph, save_prediction
 from mtl_utils.records import beside
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy, asked, reduce
 from mtl_utils.systems.deepmt_dr_losses import ISRWeights
-from mtl_utils.training import first_config
+from mtl_utils.training import evidence_metrics, evidence_scores, first_config
 from mtl_utils.training.hierarchy import HierarchyModule
 
 ALL = ("grading", "segmentation", "isr")
@@ -118,6 +123,69 @@ def test_the_answers_follow_from_the_small_photograph():
             assert torch.equal(answer, network(one)[task])
 
 
+def unseen(side: int, scale: int) -> torch.Tensor:
+    """A pattern (side, side) in [-1, 1] that `reduce` removes: in the null space of its work on columns."""
+    rows = torch.eye(side).view(side, 1, side, 1).expand(-1, 3, -1, side)
+    effect = (reduce(0.5 + 0.4 * rows, scale)[:, 0, :, 0].T.double() - 0.5) / 0.4
+    removed = torch.linalg.svd(effect).Vh[side // scale :]
+    pattern = removed.T @ torch.randn(len(removed), side, dtype=torch.float64)
+    return (pattern / pattern.abs().max()).float()
+
+
+def test_photographs_that_look_alike_when_small_get_the_same_answers():
+    network = module().network.eval()
+    one, far = 0.3 + 0.4 * torch.rand(2, 1, 3, 64, 64)
+    other = one + 0.3 * unseen(64, 4)
+    assert (one - other).abs().max() > 0.29 and (one - other).abs().mean() > 0.02
+    assert torch.allclose(network.small(one), network.small(other), atol=1e-6)
+    with torch.no_grad():
+        answers, same, different = map(network, (one, other, far))
+    for task in ALL:
+        apart = (answers[task] - different[task]).abs().max()
+        assert (answers[task] - same[task]).abs().max() < 1e-3 * apart
+
+
+def test_scale_1_is_the_photograph_itself():
+    network = module(("grading", "segmentation"), enlarge="bicubic", scale=1).network.eval()
+    photograph = torch.rand(1, 3, 64, 64)
+    assert network.enlarged(network.small(photograph)) is photograph
+    with torch.no_grad():
+        answers, maps = network(photograph), network.lesions(photograph)
+        assert torch.equal(answers["segmentation"], maps)
+        assert torch.equal(answers["grading"], network.grading(photograph, maps.sigmoid()))
+
+
+def test_bicubic_alone_stays_in_range():
+    network = module(("grading", "segmentation"), enlarge="bicubic").network
+    photograph = (torch.rand(1, 3, 64, 64) > 0.5).float()
+    small = network.small(photograph)
+    simple = F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False)
+    assert small.shape == (1, 3, 16, 16) and small.min() >= 0 and small.max() <= 1
+    enlarged = network.enlarged((small > 0.5).float())
+    assert (enlarged.min(), enlarged.max()) == (0, 1)  # bicubic swings above and below
+    assert torch.allclose(network.enlarged(small), simple.clamp(0, 1))
+
+
+def test_without_enlarging_any_size_is_graded():
+    odd = torch.rand(1, 3, 40, 72)  # no multiple of 16
+    small_only = module(("grading",), enlarge="none").network.eval()
+    with torch.no_grad():
+        assert small_only(odd)["grading"].shape == (1, 5)
+    assert small_only.evidence(small_only.small(odd)).shape == (1, 1, 10, 18)
+    with pytest.raises(RuntimeError, match=r"[Ss]izes"):
+        module().network(odd)
+
+
+def test_only_what_is_asked_for_is_answered():
+    network = module().network.eval()
+    photograph = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = network(photograph)
+        for task in ALL:
+            (answer,) = network(photograph, tasks=(task,)).items()
+            assert answer[0] == task and torch.equal(answer[1], whole[task])
+
+
 @pytest.mark.parametrize(
     ("tasks", "settings"),
     [(("isr",), {"enlarge": "none"}), (ALL, {"enlarge": "bicubic"}), (("grading",), {}), ((), {})],
@@ -146,6 +214,23 @@ def test_runs_that_differ_in_stage_2_share_stage_1():
         assert first(f"deepmt-{same}") == whole
     for other in ("not-aware", "isr-removed", "eq-9-as-printed"):
         assert first(f"deepmt-{other}") != whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"threshold": 0.6}, True),
+        ({"temperature": 0.2}, True),
+        ({"frozen": ("isr", "segmentation"), "cls_aware": False, "visualisation": "smoothgrad"}, True),
+        ({"seg_aware": False}, False),
+        ({"weight_decay": 0.0}, False),
+        ({"scale": 2}, False),
+        ({"first_epochs": 7}, False),
+    ],
+)
+def test_what_stage_2_alone_has_is_no_matter_of_stage_1(changes, shared):
+    published = Hierarchy()
+    assert (replace(published, **changes).first_stage() == published.first_stage()) == shared
 
 
 def test_a_restored_photograph_is_written(tmp_path):
@@ -177,3 +262,44 @@ def test_methods_that_the_course_lacks_are_printed_only():
     assert shown.loc["paper: CKML", "Accuracy (%)"] == "77.50 ± 0.60"
     assert [run for run in shown.index if run.startswith("ours")] == ["ours: deepmt-dr"]
     assert set(beside([], "DeepMT-DR, Table 2, EyePACS").protocol) == {"paper"}
+
+
+# --- where the grade looks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tasks", "changes"), [(ALL, {}), (("grading",), {"enlarge": "none", "scale": 2})], ids=["isr", "none"]
+)
+def test_evidence_scores_against_a_direct_computation(synthetic_copy, tasks, changes):
+    learner = module(tasks, **changes)
+    network, copy = learner.network.eval(), synthetic_copy
+    scores = evidence_scores(network, learner.config, copy)
+    rows = learner.config.parts(copy.table).rows("test", "segmentation")
+    assert scores.name.tolist() == copy.table.name.iloc[rows].tolist() and len(rows) == 3
+    for (_, score), row in zip(scores.iterrows(), rows, strict=True):
+        pixels = cv2.resize(copy.image(row), (64, 64), interpolation=cv2.INTER_AREA)
+        small = reduce(
+            torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, 4 if "isr" in tasks else 2
+        )
+        with torch.no_grad():
+            picture = network.isr(small) if "isr" in tasks else small
+            maps = network.lesions(picture).sigmoid() if "isr" in tasks else None
+        found = gmsv(lambda: network.grading(picture, maps), network.grading.feature_layers)  # noqa: B023
+        found = F.interpolate(found, picture.shape[-2:], mode="bilinear")
+        found = (found - found.amin()) / (found.amax() - found.amin())
+        heat = F.interpolate(found, (64, 64), mode="bilinear")[0, 0].numpy()
+        inside = inside_field_of_view(pixels) > 0
+        masks = [cv2.resize(mask, (64, 64), interpolation=cv2.INTER_AREA) > 0 for mask in copy.mask(row)[:4]]
+        regions = dict(zip(DISEASE_LESIONS, masks)) | {"background": ~np.any(masks, axis=0)}
+        expected = {name: roc_auc_score(m[inside], heat[inside]) for name, m in regions.items() if m.any()}
+        assert score.drop("name").dropna().to_dict() == pytest.approx(expected, abs=5e-3)
+    means = evidence_metrics(scores)
+    assert means["evidence/auc/background"] == pytest.approx(scores.background.mean())
+
+
+def test_without_masks_there_is_no_evidence_to_judge(synthetic_copy):
+    learner = module(("grading", "isr"))
+    graded = replace(synthetic_copy, table=synthetic_copy.table.query("part == 'B'"))
+    config = replace(learner.config, protocol="paper")
+    scores = evidence_scores(learner.network.eval(), config, graded)
+    assert scores.empty and evidence_metrics(scores, n_bootstrap=10) == {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from mtl_utils.errors import MTLError
-from mtl_utils.image_quality import psnr, ssim
+from mtl_utils.image_quality import compare, psnr, ssim
 
 
 @pytest.fixture
@@ -53,3 +54,60 @@ def test_pictures_that_do_not_match_are_refused(pictures):
         psnr(restored[1:], original, np.ones(original.shape[:2], bool))
     with pytest.raises(MTLError, match="0 pixels"):
         ssim(restored, original, np.zeros(original.shape[:2], bool))
+
+
+RADIUS = 40
+
+
+@pytest.fixture
+def eye() -> tuple[np.ndarray, np.ndarray]:
+    """A disc of 0.6 on black, and how far each pixel is from its middle."""
+    lit = cv2.circle(np.zeros((96, 96), np.uint8), (48, 48), RADIUS, 1, -1)
+    distance = np.hypot(*np.ogrid[-48:48, -48:48])
+    return np.repeat(0.6 * lit[..., None], 3, axis=2), distance
+
+
+def test_a_constant_difference_and_the_gain_by_hand(eye):
+    original, distance = eye
+    found = compare(original + 0.01, original + 0.1, original, rim=8)
+    # 10 log10 of 1 / 0.01^2 and of 1 / 0.1^2
+    expected = {"psnr": 40, "bicubic/psnr": 20, "gain/psnr": 20, "with_rim/psnr": 40}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["with_rim/bicubic/psnr"] == pytest.approx(20)
+    assert found["gain/ssim"] == pytest.approx(found["ssim"] - found["bicubic/ssim"])
+    assert 0 < found["bicubic/ssim"] < found["ssim"] < 1
+    within = distance <= RADIUS - 12  # the rim is left out of SSIM as well
+    assert found["ssim"] == pytest.approx(ssim(original + 0.01, original, within), abs=2e-3)
+    assert len(found) == 8
+
+
+def test_what_is_wrong_in_the_rim_only_is_left_out(eye):
+    original, distance = eye
+    wrong = (distance > RADIUS - 5) & (original[..., 0] > 0)
+    restored = original - 0.5 * wrong[..., None]
+    found = compare(restored, original + 0.1, original, rim=8)
+    assert found["psnr"] == float("inf")
+    share = wrong.sum() / (original[..., 0] > 0).sum()
+    assert found["with_rim/psnr"] == pytest.approx(-10 * np.log10(0.25 * share), abs=0.1)
+    # The rim is as wide as it is said to be: one pixel less, and the error's inner edge counts.
+    assert compare(restored, original, original, rim=6)["psnr"] == float("inf")
+    assert compare(restored, original, original, rim=4)["psnr"] < 40
+
+
+def test_black_does_not_count_and_the_pictures_border_is_no_rim(eye):
+    original, distance = eye
+    outside = np.repeat((distance > RADIUS + 1)[..., None], 3, axis=2)
+    assert compare(original + outside, original, original, rim=8)["with_rim/psnr"] == float("inf")
+    whole = np.full((48, 48, 3), 0.6)
+    restored = whole.copy()
+    restored[0, 0] += 0.1  # in the corner of a picture without black: one of 2304 pixels
+    found = compare(restored, whole, whole, rim=8)
+    assert found["psnr"] == found["with_rim/psnr"] == pytest.approx(-10 * np.log10(0.01 / 2304))
+
+
+def test_a_rim_that_leaves_nothing_is_refused(eye):
+    original, _ = eye
+    with pytest.raises(MTLError, match=r" 0 pixels"):
+        compare(original, original, original, rim=RADIUS + 2)
+    with pytest.raises(MTLError, match="one size"):
+        compare(original[1:], original, original, rim=8)

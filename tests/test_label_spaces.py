@@ -256,3 +256,17 @@ def test_the_way_back_from_fused_lesions():
     back = FUSED.lesions(once)
     assert np.array_equal(back, np.concatenate([once] * 4 + [0 * once]))
     assert np.array_equal(SEPARATE.lesions(TINY[:4]), [*TINY[:4], 0 * TINY[4]])
+
+
+# --------------------------------------------------------------------------------------------- DeepMT-DR
+def test_four_lesions_are_questions_of_their_own():
+    marked = FOUR_LESIONS.group(TINY)
+    assert np.array_equal(marked, TINY[:4])  # nobody asks for the disc
+    target = FOUR_LESIONS.target(marked, INSIDE)
+    assert np.array_equal(target, TINY[:4]) and target[:, 0, 1].tolist() == [0, 1, 1, 0]  # they overlap
+    assert FOUR_LESIONS.classes == FOUR_LESIONS.marked == FOUR_LESIONS.disease == ("MA", "HE", "EX", "SE")
+    logits = torch.tensor([0.0, log(3), -log(3), log(9)]).view(1, 4, 1, 1)
+    assert FOUR_LESIONS.probabilities(logits).flatten().tolist() == pytest.approx([0.5, 0.75, 0.25, 0.9])
+    assert torch.equal(FOUR_LESIONS.of_marked(logits), logits)
+    assert np.array_equal(FOUR_LESIONS.lesions(marked), [*TINY[:4], 0 * TINY[4]])
+    assert not FOUR_LESIONS.has_rest and not FOUR_LESIONS.has_outside

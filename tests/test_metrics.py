@@ -25,6 +25,7 @@ from mtl_utils.metrics import (
     delta_mtl,
     every_papers_score,
     grading_metrics,
+    mean_metrics,
 )
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -569,3 +570,33 @@ def test_delta_mtl_by_hand():
 def test_delta_mtl_names_what_is_wrong(multi, single, options, message):
     with pytest.raises(MTLError, match=message):
         delta_mtl(multi, single, options)
+
+
+# --- means over photographs ---------------------------------------------------------------------------------
+
+
+def test_means_leave_out_what_a_photograph_cannot_answer():
+    photographs = pd.DataFrame({
+        "auc/MA": [0.5, np.nan, 0.8],
+        "auc/SE": 3 * [np.nan],
+        "psnr": [40.0, np.inf, 44.0],  # of a picture that is the original no mean can be taken
+    })  # fmt: skip
+    assert mean_metrics(photographs, "x") == pytest.approx({"x/auc/MA": 0.65, "x/psnr": 42})
+    assert mean_metrics(photographs.iloc[:0], "x", n_bootstrap=10) == {}
+    assert mean_metrics(pd.DataFrame(), "x", n_bootstrap=10) == {}
+
+
+def test_a_gains_interval_is_that_of_the_pairs():
+    rng = np.random.default_rng(0)
+    simple = rng.normal(40, 3, 60)  # photographs differ by far more than the two ways to enlarge
+    gain = rng.normal(0.5, 0.1, 60)
+    table = pd.DataFrame({"psnr": simple + gain, "bicubic/psnr": simple, "gain/psnr": gain})
+    found = mean_metrics(table, "isr", n_bootstrap=1000, seed=1)
+    names = [f"isr/{column}{end}" for column in table for end in ("", "/low", "/high")]
+    assert sorted(found) == sorted(names)
+    error = 1.96 / np.sqrt(60)  # the standard error of a mean, twice
+    for column in table:
+        low, high = (found[f"isr/{column}/{end}"] - found[f"isr/{column}"] for end in ("low", "high"))
+        assert (-low, high) == pytest.approx(2 * [error * table[column].std(ddof=0)], rel=0.2)
+    assert found["isr/gain/psnr/low"] > 0.4 and found["isr/psnr/low"] < found["isr/bicubic/psnr/high"]
+    assert mean_metrics(table, "isr", n_bootstrap=1000, seed=1) == found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import log2
 
 import torch
@@ -327,7 +327,9 @@ class Hierarchy:
         """Stage 1, as it comes before this stage 2. What only stage 2 has is as published, so that runs which
         differ in nothing else share their first stage.
         """
-        return replace(self, stage=1, frozen=(), cls_aware=True, visualisation="gmsv")
+        later = ("frozen", "cls_aware", "visualisation", "threshold", "temperature")
+        published = {field.name: field.default for field in fields(Hierarchy) if field.name in later}
+        return replace(self, stage=1, **published)
 
 
 def reduce(photograph: torch.Tensor, scale: int) -> torch.Tensor:

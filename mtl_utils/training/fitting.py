@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -300,13 +300,21 @@ def _first_network(
     given = config_from(state)
     _same_data(state, copy, first)
     if replace(given, name=wanted.name) != wanted:
+        there = _settings(given)
         differing = [
-            field.name
-            for field in fields(Config)
-            if field.name != "name" and getattr(given, field.name) != getattr(wanted, field.name)
+            key for key, value in _settings(wanted).items() if key != "name" and there.get(key) != value
         ]
         raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
     return Path(first), sum(row["seconds"] for row in state["history"])
+
+
+def _settings(config: Config) -> dict[str, object]:
+    """All settings by name, those of a part by both names, as 'hierarchy.enlarge'."""
+    found: dict[str, object] = {}
+    for name, value in asdict(config).items():
+        parts = value if isinstance(value, dict) else None
+        found |= {f"{name}.{key}": each for key, each in parts.items()} if parts else {name: value}
+    return found
 
 
 def _made_labels(

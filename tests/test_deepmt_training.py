@@ -21,7 +21,15 @@ from mtl_utils.paper_tables import PAPER_TABLES
 from mtl_utils.predict import predict_photograph, save_prediction
 from mtl_utils.records import beside
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy, asked, reduce
-from mtl_utils.systems.deepmt_dr_losses import ISRWeights
+from mtl_utils.systems.deepmt_dr_losses import (
+    ISRWeights,
+    classification_aware_loss,
+    distance_weighted_loss,
+    evidence_lesion_loss,
+    image_loss,
+    lesion_dice_loss,
+    total_variation_loss,
+)
 from mtl_utils.training import evidence_metrics, evidence_scores, first_config
 from mtl_utils.training.hierarchy import HierarchyModule
 
@@ -80,6 +88,34 @@ def taught(learner: HierarchyModule, tasks=("grading", "segmentation")) -> dict[
 )
 def test_each_loss_teaches_its_own_subnet(changes, expected):
     assert taught(module(**changes)) == expected
+
+
+def test_each_loss_is_its_equation_with_table_1s_weight():
+    learner = module(threshold=0.4, temperature=0.3, plus_one=False).eval()
+    network, photographs = learner.network, batch()
+    photographs["grading"]["image"] = torch.rand(2, 3, 64, 64)
+    photographs["grading"]["has_mask"] = torch.tensor([True, False])
+    original, drawn = (photographs[task]["image"] for task in ("grading", "segmentation"))
+    with torch.no_grad():
+        restored, again = (network.isr(reduce(picture, 4)) for picture in (original, drawn))
+        maps = network.maps(restored)
+        logits = network.grading(restored, maps)
+    looks = network.evidence(original)
+    expected = {
+        "image": image_loss(restored, original) + image_loss(again, drawn),
+        "smooth": 1e-6 * (total_variation_loss(restored) + total_variation_loss(again)),
+        "seg_aware": F.mse_loss(network.maps(again), network.maps(drawn)),
+        "cls_aware": 10 * classification_aware_loss(network.evidence(restored), looks, 0.4, 0.3),
+        "lesions": lesion_dice_loss(network.maps(again), photographs["segmentation"]["mask"]),
+        # The second of the graded photographs alone has no masks.
+        "lesions_by_evidence": evidence_lesion_loss(maps[1:], looks[1:], 0.4),
+        "grading": distance_weighted_loss(logits, photographs["grading"]["grade"], plus_one=False),
+    }
+    found = {name: loss.item() for name, loss in learner._losses(photographs).items()}
+    assert found == pytest.approx({name: loss.item() for name, loss in expected.items()}, rel=1e-3)
+    assert min(found.values()) > 0
+    photographs["grading"]["has_mask"][:] = True
+    assert "lesions_by_evidence" not in learner._losses(photographs)
 
 
 def test_what_is_removed_teaches_nothing():

@@ -213,11 +213,18 @@ class WorkingCopy:
                 raise DataError(f"{folder / name} has {length} bytes instead of {expected}. {remedy}")
         return cls(
             folder, table, size, about["fingerprint"], about["synthetic"],
-            photographs=np.memmap(folder / PHOTOGRAPHS, np.uint8, "r", shape=shapes[PHOTOGRAPHS]),
-            packed_masks=np.memmap(folder / MASKS, np.uint8, "r", shape=shapes[MASKS]),
+            photographs=_mapped(folder / PHOTOGRAPHS, shapes[PHOTOGRAPHS]),
+            packed_masks=_mapped(folder / MASKS, shapes[MASKS]),
             mask_positions=np.where(with_mask, np.cumsum(with_mask) - 1, -1),
             sets=tuple(about.get("sets", (IDRID,))),  # copies made before other sets were read do not say
         )  # fmt: skip
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A file as an array that is read where it is looked at. An empty file, as of masks where all photographs
+    are graded only, cannot be mapped.
+    """
+    return np.memmap(path, np.uint8, "r", shape=shape) if np.prod(shape) else np.zeros(shape, np.uint8)
 
 
 def _length(path: Path) -> int:

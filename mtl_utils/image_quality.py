@@ -1,6 +1,6 @@
 """How near does a restored picture come to the original? PSNR and SSIM inside the field of view.
 
-Half of a square fundus picture can be black, and black is easy to restore. So only the field of view counts:
+A quarter of a square fundus picture is black, and black is easy to restore. So only the field of view counts:
 the paper (DeepMT-DR, Table 3) does not say what its figures are taken over.
 """
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from mtl_utils.encoders import BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
 from mtl_utils.explain import VISUALISATIONS, evidence, evidence_agreement, gmsv, positive_score
-from mtl_utils.systems.deepmt_dr import GradingSubnet, ISRSubnet, bicubic, classification_aware_loss
+from mtl_utils.systems.deepmt_dr import GradingSubnet, ISRSubnet, bicubic
+from mtl_utils.systems.deepmt_dr_losses import classification_aware_loss
 
 
 class SmallNetwork(nn.Module):

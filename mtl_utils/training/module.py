@@ -123,9 +123,11 @@ class MultiTaskModule(L.LightningModule):
         if "isr" in self.config.tasks:
             monitored["val/psnr"] = metrics["isr/psnr"]
         self.log_dict(monitored)
+        # A loss that not every batch has is the mean over those that have it.
+        names = dict.fromkeys(key for step in self._train_losses for key in step)
         train = {
-            f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses]))
-            for key in self._train_losses[0]
+            f"train/{key}": float(np.mean([step[key].item() for step in self._train_losses if key in step]))
+            for key in names
         }
         row = {
             "epoch": self.current_epoch,

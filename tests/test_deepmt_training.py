@@ -93,8 +93,8 @@ def test_each_loss_teaches_its_own_subnet(changes, expected):
 def test_each_loss_is_its_equation_with_table_1s_weight():
     learner = module(threshold=0.4, temperature=0.3, plus_one=False).eval()
     network, photographs = learner.network, batch()
-    photographs["grading"]["image"] = torch.rand(2, 3, 64, 64)
-    photographs["grading"]["has_mask"] = torch.tensor([True, False])
+    photographs["grading"]["image"] = torch.rand(3, 3, 64, 64)
+    photographs["grading"]["has_mask"] = torch.tensor([True, False, False])
     original, drawn = (photographs[task]["image"] for task in ("grading", "segmentation"))
     with torch.no_grad():
         restored, again = (network.isr(reduce(picture, 4)) for picture in (original, drawn))
@@ -108,7 +108,7 @@ def test_each_loss_is_its_equation_with_table_1s_weight():
         "seg_aware": F.mse_loss(network.maps(again), network.maps(drawn)),
         "cls_aware": 10 * classification_aware_loss(network.evidence(restored), looks, 0.4, 0.3),
         "lesions": lesion_dice_loss(network.maps(again), photographs["segmentation"]["mask"]),
-        # The second of the graded photographs alone has no masks.
+        # The first of the graded photographs has masks, the other two have none.
         "lesions_by_evidence": evidence_lesion_loss(maps[1:], looks[1:], 0.4),
         "grading": distance_weighted_loss(logits, photographs["grading"]["grade"], plus_one=False),
     }

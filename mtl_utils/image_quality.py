@@ -54,6 +54,17 @@ def ssim(restored: np.ndarray, original: np.ndarray, inside: np.ndarray) -> floa
     return float(similarity[inside].mean())
 
 
+def without_rim(inside: np.ndarray, rim: int) -> np.ndarray:
+    """A field of view without its rim, bool (H, W).
+
+    Args:
+        inside: 0 or 1, uint8 (H, W), from `data.fov.inside_field_of_view`.
+        rim: width of what is left out, in pixels.
+    """
+    # What lies beyond the picture's own border is not black: only the edge inside of it is a rim.
+    return cv2.erode(inside, disk(rim), borderValue=1).astype(bool)
+
+
 def compare(restored: np.ndarray, simple: np.ndarray, original: np.ndarray, rim: int) -> dict[str, float]:
     """One restored photograph beside its bicubic enlargement.
 
@@ -72,8 +83,7 @@ def compare(restored: np.ndarray, simple: np.ndarray, original: np.ndarray, rim:
         MTLError: the sizes differ, or the rim is all that there is.
     """
     whole = inside_field_of_view(np.rint(original * 255).astype(np.uint8))
-    # What lies beyond the picture's own border is not black: only the edge inside of it is a rim.
-    inside = cv2.erode(whole, disk(rim), borderValue=1).astype(bool)
+    inside = without_rim(whole, rim)
     found = {}
     for name, picture in (("", restored), ("bicubic/", simple)):
         found[f"{name}psnr"] = psnr(picture, original, inside)

@@ -64,7 +64,7 @@ def batch(tasks=("grading", "segmentation")) -> dict:
 
 def taught(learner: HierarchyModule, tasks=("grading", "segmentation")) -> dict[str, str]:
     """loss -> the subnets whose weights get a gradient from it."""
-    losses, found = learner._losses(batch(tasks)), {}
+    losses, found = learner.losses(batch(tasks)), {}
     for name, loss in losses.items():
         learner.zero_grad()
         loss.backward(retain_graph=True)
@@ -112,11 +112,11 @@ def test_each_loss_is_its_equation_with_table_1s_weight():
         "lesions_by_evidence": evidence_lesion_loss(maps[1:], looks[1:], 0.4),
         "grading": distance_weighted_loss(logits, photographs["grading"]["grade"], plus_one=False),
     }
-    found = {name: loss.item() for name, loss in learner._losses(photographs).items()}
+    found = {name: loss.item() for name, loss in learner.losses(photographs).items()}
     assert found == pytest.approx({name: loss.item() for name, loss in expected.items()}, rel=1e-3)
     assert min(found.values()) > 0
     photographs["grading"]["has_mask"][:] = True
-    assert "lesions_by_evidence" not in learner._losses(photographs)
+    assert "lesions_by_evidence" not in learner.losses(photographs)
 
 
 def test_what_is_removed_teaches_nothing():

@@ -941,7 +941,7 @@ def test_stage_two_learns_its_soft_labels(undisturbed, synthetic_copy, pseudo):
     data = FundusData(config, synthetic_copy, config.parts(synthetic_copy.table), pseudo=pseudo)
     batch = next(iter(data.label_loader(None)))
     with torch.no_grad():
-        losses = module._losses({"segmentation": batch})
+        losses = module.losses({"segmentation": batch})
         logits = network(batch["image"])
     soft = torch.where(F.one_hot(batch["grade"], 5).bool(), 0.8, 0.05)
     expected = categorical_focal_loss(logits["grading"], soft, *config.focal)

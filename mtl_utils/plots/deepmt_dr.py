@@ -266,7 +266,7 @@ def evidence_beside(
         show_picture(
             ax,
             heat,
-            f"{VISUALISATION_NAMES.get(name, name)}\nAUC {scores[name]:.2f}",
+            f"{VISUALISATION_NAMES[name]}\nAUC {scores[name]:.2f}",
             cmap="inferno",
             vmin=0,
             vmax=1,

@@ -312,6 +312,8 @@ class Hierarchy:
             raise MTLError(f"no way {self.enlarge!r} to enlarge. There are: {', '.join(ENLARGEMENTS)}.")
         if self.stage not in (1, 2):
             raise MTLError(f"DeepMT-DR has stages 1 and 2; stage is {self.stage}")
+        if not set(self.frozen) <= {"isr", "segmentation"}:
+            raise MTLError(f"frozen is {self.frozen}; give 'isr', 'segmentation', both or none")
         if self.visualisation not in VISUALISATIONS:
             raise MTLError(
                 f"no visualisation {self.visualisation!r}. There are: {', '.join(VISUALISATIONS)}."

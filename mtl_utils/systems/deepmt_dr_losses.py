@@ -138,6 +138,32 @@ STAGE_ONE, STAGE_TWO = ISRWeights(), ISRWeights(sa=1.0, ca=10.0)
 loss."""
 
 
+def isr_terms(
+    restored: torch.Tensor,
+    original: torch.Tensor,
+    seg_aware: torch.Tensor | None = None,
+    cls_aware: torch.Tensor | None = None,
+    weights: ISRWeights = STAGE_ONE,
+) -> dict[str, torch.Tensor]:
+    """The terms of Eq. 10, each with its lambda: `image`, `smooth`, and `seg_aware` and `cls_aware` where
+    there are such.
+
+    Args:
+        restored, original: RGB in [0, 1], (B, 3, H, W).
+        seg_aware, cls_aware: Eqs 3 and 4.
+        weights: the lambdas.
+    """
+    terms = {
+        "image": weights.img * image_loss(restored, original),
+        "smooth": weights.tv * total_variation_loss(restored),
+    }
+    if seg_aware is not None:
+        terms["seg_aware"] = weights.sa * seg_aware
+    if cls_aware is not None:
+        terms["cls_aware"] = weights.ca * cls_aware
+    return terms
+
+
 def isr_loss(
     restored: torch.Tensor,
     original: torch.Tensor,
@@ -145,16 +171,5 @@ def isr_loss(
     cls_aware: torch.Tensor,
     weights: ISRWeights = STAGE_ONE,
 ) -> torch.Tensor:
-    """Eq. 10: the four losses of the super-resolution, weighted.
-
-    Args:
-        restored, original: RGB in [0, 1], (B, 3, H, W).
-        seg_aware, cls_aware: Eqs 3 and 4.
-        weights: the lambdas.
-    """
-    return (
-        weights.img * image_loss(restored, original)
-        + weights.tv * total_variation_loss(restored)
-        + weights.sa * seg_aware
-        + weights.ca * cls_aware
-    )
+    """Eq. 10: the sum of `isr_terms`."""
+    return sum(isr_terms(restored, original, seg_aware, cls_aware, weights).values())

@@ -30,7 +30,7 @@ def evidence_scores(network: DeepMTDR, config: Config, copy: WorkingCopy, role: 
         has, and against `background` (`explain.evidence_agreement`). Empty where no photograph has masks.
     """
     rows = config.parts(copy.table).rows(role, "segmentation")
-    dataset = FundusDataset(copy, rows, resize_recipe(config.grading_size))
+    dataset = FundusDataset(copy, rows, resize_recipe(config.grading_size), space=config.space)
     device, found = next(network.parameters()).device, []
     for row, sample in zip(rows, dataset, strict=True):
         original = sample["image"]
@@ -38,7 +38,7 @@ def evidence_scores(network: DeepMTDR, config: Config, copy: WorkingCopy, role: 
         map_ = F.interpolate(network.evidence(picture), original.shape[-2:], mode="bilinear")
         pixels = (original * 255).round().byte().permute(1, 2, 0).numpy()
         inside = inside_field_of_view(pixels).astype(bool)
-        masks = sample["mask"][:4].numpy().astype(bool)
+        masks = sample["mask"].numpy().astype(bool)
         name = copy.table.name.iloc[row]
         found.append({"name": name, **evidence_agreement(map_[0, 0].float().cpu().numpy(), masks, inside)})
     return pd.DataFrame(found)

@@ -11,14 +11,15 @@ from mtl_utils.systems.deepmt_dr_losses import (
     classification_aware_loss,
     distance_weighted_loss,
     evidence_lesion_loss,
-    image_loss,
+    isr_terms,
     lesion_dice_loss,
     segmentation_aware_loss,
-    total_variation_loss,
 )
 from mtl_utils.training.module import Batches, MultiTaskModule
 
 Losses = dict[str, torch.Tensor]
+Photographs = dict[str, torch.Tensor]
+"""One task's batch."""
 
 
 class HierarchyModule(MultiTaskModule):
@@ -31,16 +32,15 @@ class HierarchyModule(MultiTaskModule):
     Whole photographs have a grade, and there the classification-aware loss is.
     """
 
-    def _losses(self, batch: Batches) -> Losses:
+    def losses(self, batch: Batches) -> Losses:
+        """By name: `image`, `smooth`, `seg_aware`, `cls_aware` (`isr_terms`), `lesions` (Eq. 7),
+        `lesions_by_evidence` (Eq. 8) and `grading` (Eq. 9), as far as the stage and the batch have them.
+        """
         losses: Losses = {}
         for task, photographs in batch.items():
-            original = photographs["image"]
-            restored = self._restored(original)
-            parts = self._isr_losses(task, restored, original)
-            if task == "segmentation" and self._learns(task):
-                parts["lesions"] = lesion_dice_loss(self.network.maps(restored.detach()), photographs["mask"])
-            elif task == "grading":
-                parts |= self._whole_photographs(restored.detach(), photographs)
+            restored = self._restored(photographs["image"])
+            of_task = {"grading": self._of_whole_photographs, "segmentation": self._of_crops}
+            parts = of_task.get(task, self._of_any)(photographs, restored)
             for name, loss in parts.items():
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
@@ -53,42 +53,49 @@ class HierarchyModule(MultiTaskModule):
         with nullcontext() if self._learns("isr") else torch.no_grad():
             return self.network.enlarged(self.network.small(original))
 
-    def _isr_losses(self, task: str, restored: torch.Tensor, original: torch.Tensor) -> Losses:
-        """The terms of Eq. 10 that this batch has, weighted."""
+    def _of_any(self, photographs: Photographs, restored: torch.Tensor, **aware: torch.Tensor) -> Losses:
+        """Eq. 10, with what this batch has of Eqs 3 and 4."""
         if not self._learns("isr"):
             return {}
-        network, settings, weights = self.network, self.config.hierarchy, self.config.hierarchy.weights
-        losses = {
-            "image": weights.img * image_loss(restored, original),
-            "smooth": weights.tv * total_variation_loss(restored),
-        }
-        if task == "segmentation" and weights.sa:
+        return isr_terms(restored, photographs["image"], weights=self.config.hierarchy.weights, **aware)
+
+    def _of_crops(self, photographs: Photographs, restored: torch.Tensor) -> Losses:
+        """Eqs 10, 3 and 7."""
+        network, aware = self.network, {}
+        if self._learns("isr") and self.config.hierarchy.weights.sa:
             with asked(network.lesions):
                 with torch.no_grad():
-                    found = network.maps(original)
-                losses["seg_aware"] = weights.sa * segmentation_aware_loss(network.maps(restored), found)
-        if task == "grading" and weights.ca:
+                    found = network.maps(photographs["image"])
+                aware["seg_aware"] = segmentation_aware_loss(network.maps(restored), found)
+        losses = self._of_any(photographs, restored, **aware)
+        if self._learns("segmentation"):
+            losses["lesions"] = lesion_dice_loss(network.maps(restored.detach()), photographs["mask"])
+        return losses
+
+    def _of_whole_photographs(self, photographs: Photographs, restored: torch.Tensor) -> Losses:
+        """Eqs 10, 4, 8 and 9."""
+        network, settings, aware = self.network, self.config.hierarchy, {}
+        original, unlabelled = photographs["image"], ~photographs["has_mask"]
+        marks = settings.stage == 2 and self._learns("segmentation") and bool(unlabelled.any())
+        if self._learns("isr") and settings.weights.ca:
             # The derivative by the picture, on which the other two rest, does not change with the picture
             # (`explain.evidence`): its gradient would be zero, and dear.
             teaches = settings.visualisation in ("gmsv", "grad-cam")
             maps = network.evidence(restored, create_graph=teaches), network.evidence(original)
             step = (settings.threshold, settings.temperature)
-            losses["cls_aware"] = weights.ca * classification_aware_loss(*maps, *step)
-        return losses
-
-    def _whole_photographs(self, restored: torch.Tensor, photographs: dict[str, torch.Tensor]) -> Losses:
-        """Eqs 8 and 9."""
-        network, settings, losses = self.network, self.config.hierarchy, {}
-        maps = None
-        if network.lesions is not None:
-            unlabelled = ~photographs["has_mask"]
-            learns = settings.stage == 2 and self._learns("segmentation") and bool(unlabelled.any())
-            with nullcontext() if learns else asked(network.lesions):
+            aware["cls_aware"] = classification_aware_loss(*maps, *step)
+        losses = self._of_any(photographs, restored, **aware)
+        restored = restored.detach()
+        if network.lesions is None:
+            maps = None
+        else:
+            with nullcontext() if marks else asked(network.lesions):
                 maps = network.maps(restored)
-            if learns:
-                evidence = network.evidence(photographs["image"][unlabelled])
+            if marks:
+                # Asked once more: since Eq. 4 the running averages of the lesion subnet have moved.
+                looks = network.evidence(original[unlabelled])
                 losses["lesions_by_evidence"] = evidence_lesion_loss(
-                    maps[unlabelled], evidence, settings.threshold
+                    maps[unlabelled], looks, settings.threshold
                 )
             maps = maps.detach()
         logits = network.grading(restored, maps).float()

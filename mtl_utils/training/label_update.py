@@ -56,7 +56,7 @@ class LabelUpdateModule(MultiTaskModule):
         with torch.no_grad():
             return self.updater(batch["image"], batch["grade"], batch["plausible"])
 
-    def _losses(self, batch: Batches) -> dict[str, torch.Tensor]:
+    def losses(self, batch: Batches) -> dict[str, torch.Tensor]:
         both, config = self._with_plausible(batch["segmentation"]), self.config
         labels = self._new_labels(both)
         logits = self.network(both["image"])

@@ -48,14 +48,14 @@ class MultiTaskModule(L.LightningModule):
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
         # makes one loader more. Seeded per step, it repeats an undisturbed run.
         torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
-        losses = self._losses(batch)
+        losses = self.losses(batch)
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(
             {"loss": total.detach(), **{f"{task}_loss": loss.detach() for task, loss in losses.items()}}
         )
         return total
 
-    def _losses(self, batch: Batches) -> dict[str, torch.Tensor]:
+    def losses(self, batch: Batches) -> dict[str, torch.Tensor]:
         config = self.config
         if config.pseudo_grades:  # every photograph has both labels
             both = batch["segmentation"]

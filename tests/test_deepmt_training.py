@@ -236,6 +236,8 @@ def test_settings_that_do_not_fit_are_refused(tasks, settings):
     for wrong in ({"enlarge": "lanczos"}, {"stage": 3}, {"visualisation": "lime"}):
         with pytest.raises(MTLError, match=str(next(iter(wrong.values())))):
             Hierarchy(**wrong)
+    with pytest.raises(MTLError, match="frozen"):
+        Hierarchy(frozen=("lesions",))
 
 
 def test_the_weights_of_table_1():

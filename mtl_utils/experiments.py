@@ -267,7 +267,7 @@ _FAIR_BASE = Config(
 rate, and that the last checkpoint counts. Only losses and wiring are a system's own."""
 
 
-_FAIR_CPU = {**_square(192), "batch_size": 4, "epochs": 4, "steps_per_epoch": 40, "lr_gamma": 0.6}
+_FAIR_CPU = {**_square(256), "batch_size": 4, "epochs": 4, "steps_per_epoch": 40, "lr_gamma": 0.6}
 
 
 def _fair(
@@ -283,7 +283,7 @@ def _fair(
     return Experiment(config, COURSE, "fair comparison", about, needs, changes=sizes)
 
 
-_LESIONS_CPU = {"segmentation_size": 1024, "crop_size": 256, "batch_size": 4, "epochs": 12, "lr_gamma": 0.75}
+_LESIONS_CPU = {"segmentation_size": 1024, "crop_size": 256, "batch_size": 4, "epochs": 10, "lr_gamma": 0.7}
 
 
 def _lesion_step(name: str, about: str, changes: Mapping[str, dict] | None = None, **settings) -> Experiment:

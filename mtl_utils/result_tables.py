@@ -211,7 +211,8 @@ def _marked(text: str) -> str:
 
 def _html_table(name: str, titles: Sequence[str], lines: Iterable[tuple[str, Sequence[Cell]]]) -> str:
     """A table inside a box that scrolls, also by keyboard. Rows come as (class, cells); the last column holds
-    commands and is not sorted. Rows without a value stay below when others are sorted (`n-last`).
+    commands and is not sorted. Rows without a value stay below when others are sorted (`n-last`). Of class
+    `dataframe`, as pandas' tables are, it keeps to the theme, dark or light.
     """
     *sorted_titles, last = map(escape, titles)
     head = "".join(f'<th scope="col">{title}</th>' for title in sorted_titles)
@@ -219,7 +220,8 @@ def _html_table(name: str, titles: Sequence[str], lines: Iterable[tuple[str, Seq
     body = "".join(f'<tr class="{kind}">{_html_row(cells)}</tr>' for kind, cells in lines)
     return (
         f'<div class="results-box" role="region" tabindex="0" aria-label="{escape(name)}">'
-        f'<table class="sortable n-last"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<table class="dataframe sortable n-last"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

@@ -23,10 +23,10 @@ def command(record: dict) -> str:
     """The command line, for bash, that makes a recorded run again.
 
     The same photographs, code, CPU and number of threads give the same figures; a GPU adds in an order of its
-    own, and they differ a little. What comes before (the
-    first network of MTUnet and DeepMT-DR, PLDMLT's stage 1) the command makes as well, as the recorded run
-    has it; `--first` only saves its time. Where today's experiment has other settings, a remark at the end
-    says so: then only the commit that is named there gives the same run.
+    own, and they differ a little. What comes before (the first network of MTUnet and DeepMT-DR, PLDMLT's
+    stage 1) the command makes as well, as the recorded run has it; `--first` only saves its time. Where
+    today's experiment has other settings, a remark at the end says so: then only the commit that is named
+    there gives the same run.
 
     Args:
         record: from `records.load_records`.

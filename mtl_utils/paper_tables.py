@@ -495,10 +495,10 @@ PAPER_TABLES: dict[str, PaperTable] = {
         COURSE,
         "The fair comparison: same encoder (EfficientNet-Lite0), same whole photographs, augmentation, "
         "learning rate and number of steps, clean protocol, last checkpoint. What differs is what makes a "
-        "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its two "
-        "stages, has a lesion subnet without that encoder, and keeps its own learning rate in the second. "
-        "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen a "
-        "healthy eye.",
+        "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
+        "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
+        "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
+        "a healthy eye.",
         "",
         {
             "Accuracy": "grading/accuracy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from mtl_utils.balancing import BALANCINGS, FIXED
 from mtl_utils.encoders import BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER
 from mtl_utils.errors import MTLError
 from mtl_utils.explain import VISUALISATIONS
@@ -23,7 +24,7 @@ class Experiment:
 
     Attributes:
         config: at the paper's own settings.
-        paper: which of the four texts.
+        paper: which of the four texts, or `COURSE`.
         table: where the paper shows it; '-' where its text only mentions it.
         about: one line for `mtl experiments`.
         needs: the parts of IDRiD that it reads.
@@ -51,6 +52,8 @@ REPORT = "shared-encoder report"
 MTUNET = "MTUnet"
 PLDMLT_PAPER = "PLDMLT"
 DEEPMT_DR = "DeepMT-DR"
+COURSE = "this course"
+"""In place of a paper: a comparison that none of the four texts has."""
 
 _MTUNET_BASE = Config(
     "mtunet-c",
@@ -140,6 +143,31 @@ _DEEPMT_BASE = Config(
 )
 """DeepMT-DR's own settings: 256 px made 1024 px, Adam with 1e-4 and 5e-5. Batch size and epochs are not
 printed."""
+
+STEP_COST = {
+    FIXED: 1.0,
+    "uncertainty": 1.0,
+    "gradnorm": 1.1,
+    "pcgrad": 1.8,
+    "cagrad": 1.8,
+    "upgrad": 1.8,
+    "grading": 0.35,
+    "segmentation": 0.6,
+}
+"""What a step takes, of each way to balance and of each task alone, beside a step on the sum of both losses
+(`training.balancing_costs`, at the size of the profile `cpu` on one core). Every run of chapter 09 takes so
+many steps that all have the same time: the dearer a step, the fewer."""
+_PLAIN_STEPS = {
+    "smoke": 4,
+    "cpu": 28,
+    "gpu": 20,
+    "paper": 40,
+    "smoke lesson": 4,
+    "cpu lesson": 12,
+    "gpu lesson": 20,
+}
+"""Steps of an epoch on the sum of both losses. An epoch has no more steps than there are photographs for, and
+a grade alone, the cheapest, gets nearly three times as many: that is why epochs are short and many."""
 
 _ALONE_CPU = {
     **_square(384),
@@ -258,6 +286,43 @@ def _grading_baseline(name: str, encoder_name: str, table: str = "Table 3") -> E
         tasks=("grading",),
         encoder_name=encoder_name,
         decoder_channels=DECODER_CHANNELS,
+    )
+
+
+BALANCING_TITLES = {
+    "uncertainty": "uncertainty weighting",
+    "gradnorm": "GradNorm",
+    "pcgrad": "PCGrad",
+    "cagrad": "CAGrad",
+    "upgrad": "UPGrad",
+}
+assert {FIXED, *BALANCING_TITLES} == set(BALANCINGS)
+
+
+def _balance(name: str, about: str, costs: str = FIXED, **settings) -> Experiment:
+    """Chapter 09: all runs alike but for what the name says, and with equal time. `costs`: a key of
+    `STEP_COST`.
+    """
+    multi = len(settings.get("tasks", TASKS)) > 1
+    basis = {
+        "lambda_cls": 1.0,
+        "conflict_every": 20 if multi else 0,
+        "one_pass": multi,
+        "patience": 50,
+        "chosen": LAST,
+    }
+    changes = {
+        profile: {"steps_per_epoch": round(steps / STEP_COST[costs])}
+        for profile, steps in _PLAIN_STEPS.items()
+    }
+    needs = {"grading": "IDRiD B", "segmentation": "IDRiD A"}.get(costs, "IDRiD A and B")
+    return Experiment(
+        Config(f"balance-{name}", **{**basis, **settings}),
+        COURSE,
+        "Chapter 09",
+        about,
+        needs,
+        changes=changes,
     )
 
 
@@ -441,6 +506,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         _super_resolution("srcnn", "baseline for super-resolution: SRCNN", "srcnn", epochs=12),
         _deepmt_unet(),
         *(_at_scale(task, scale) for task in ("grading", "segmentation") for scale in (1, 2, 4, 8)),
+        _balance("grading", "single task, the same time: grade", "grading", tasks=("grading",)),
+        _balance("masks", "single task, the same time: masks", "segmentation", tasks=("segmentation",)),
+        _balance("fixed", "both tasks, lambda 0.1 (the report's choice)", lambda_cls=0.1),
+        _balance("equal", "both tasks, lambda 1: both losses as they are"),
+        *(
+            _balance(name, f"both tasks, {title}", name, balancing=name)
+            for name, title in BALANCING_TITLES.items()
+        ),
     )
 }
 
@@ -527,6 +600,30 @@ SIZES: dict[str, dict[str, dict]] = {
         "gpu": {"batch_size": 8, "learning_rate": 1e-4, "epochs": 15, "hierarchy": {"first_epochs": 15}},
         "paper": {"protocol": "paper"},
     },
+    COURSE: {
+        "smoke": _SMOKE,
+        "cpu": {
+            **BUNDLED,
+            "grading_size": 256,
+            "segmentation_size": 512,
+            "crop_size": 256,
+            "batch_size": 4,
+            "epochs": 12,
+            "lr_gamma": 0.8,
+        },
+        "gpu": {
+            "grading_size": 384,
+            "segmentation_size": 768,
+            "crop_size": 384,
+            "epochs": 20,
+            "lr_gamma": 0.87,
+        },
+        "paper": {
+            "grading_size": 512,
+            "segmentation_size": 1024,
+            "crop_size": 512,
+        },
+    },
     PLDMLT_PAPER: {
         "smoke": {
             **_SMOKE,
@@ -597,6 +694,18 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             "hierarchy": {**SIZES[DEEPMT_DR]["cpu"]["hierarchy"], "first_epochs": 3},
         },
         "gpu": {**SIZES[DEEPMT_DR]["gpu"], **_square(512), "epochs": 4, "hierarchy": {"first_epochs": 4}},
+    },
+    COURSE: {
+        **SIZES[COURSE],
+        "cpu": {
+            **SIZES[COURSE]["cpu"],
+            "grading_size": 128,
+            "segmentation_size": 256,
+            "crop_size": 128,
+            "epochs": 4,
+            "lr_gamma": 0.7,
+        },
+        "gpu": {**SIZES[COURSE]["gpu"], "epochs": 8, "lr_gamma": 0.7},
     },
     PLDMLT_PAPER: {
         **SIZES[PLDMLT_PAPER],

@@ -516,7 +516,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "This course: the way to the best lesions": PaperTable(
         COURSE,
-        "Each row adds one step to the row above it; all else stays. Chapter 08 tells what each step gave.",
+        "Each row adds one step to the row above it; all else stays.",
         "",
         _LESION_AUPR,
         {},

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from timm.layers import convert_sync_batchnorm
 from torch import distributed
 
 from mtl_utils.data.splits import Split
@@ -34,6 +36,18 @@ def rank(processes: int) -> int:
     return rank_zero_only.rank if processes > 1 else 0
 
 
+class SharedStatistics(LayerSync):
+    """Batch normalisation with the statistics of all processes' photographs. Lightning's own way, torch's,
+    would drop the activations that timm's encoders keep in their normalisation layers.
+    """
+
+    def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        return convert_sync_batchnorm(model)
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model  # trained, only its weights are used
+
+
 def trainer_settings(devices: int, nodes: int) -> dict:
     """What Lightning's Trainer is told of the processes."""
     if devices * nodes == 1:
@@ -45,7 +59,7 @@ def trainer_settings(devices: int, nodes: int) -> dict:
         # averaged once an epoch, before they are used (`average_statistics`).
         "strategy": DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
         "use_distributed_sampler": False,  # it would shuffle anew: the loaders share out by themselves
-        "sync_batchnorm": torch.cuda.is_available(),  # torch has none for CPUs
+        "plugins": [SharedStatistics()] if torch.cuda.is_available() else [],  # torch has none for CPUs
     }
 
 
@@ -59,17 +73,12 @@ def check_processes(config: Config, parts: Split, devices: int, nodes: int) -> N
     processes = devices * nodes
     if min(devices, nodes) < 1:
         raise MTLError(f"--devices {devices} and --nodes {nodes}: both are 1 or more")
-    started = _started_outside(processes)
-    if started is not None and started != processes:
-        raise MTLError(
-            f"srun or torchrun started {started} process(es), but --devices {devices} times --nodes {nodes} "
-            f"is {processes}. Give --devices the processes of one machine and --nodes the machines."
-        )
+    started = _started_outside(devices, nodes)
     if processes == 1:
         return
     if hasattr(sys, "ps1"):
         raise MTLError("a notebook has one process. For more, start 'mtl train' in a terminal.")
-    if nodes > 1 and started is None:
+    if nodes > 1 and not started:
         raise MTLError(
             f"--nodes {nodes}: 'mtl train' starts processes on its own machine only. Start it with srun or "
             "torchrun (the page 'Running on a cluster' shows how)."
@@ -95,18 +104,33 @@ def check_processes(config: Config, parts: Split, devices: int, nodes: int) -> N
         if there < processes:
             raise MTLError(
                 f"{config.name}: {there} photograph(s) to validate {task} with, and {processes} processes: "
-                f"each needs one. Take at most {there} processes."
+                "each needs one. Take fewer processes."
             )
 
 
-def _started_outside(processes: int) -> int | None:
-    """How many processes srun or torchrun started; None: neither started this one."""
+def _started_outside(devices: int, nodes: int) -> bool:
+    """Did srun or torchrun start this process?
+
+    Raises:
+        MTLError: they started other processes than are asked for.
+    """
     if TorchElasticEnvironment.detect():
-        return int(os.environ["WORLD_SIZE"])
+        kind, started = TorchElasticEnvironment, os.environ["WORLD_SIZE"]
     # A job may have many tasks that each run something else: a run in one process does not ask.
-    if processes > 1 and SLURMEnvironment.detect():
-        return int(os.environ["SLURM_NTASKS"])
-    return None
+    elif devices * nodes > 1 and SLURMEnvironment.detect():
+        kind, started = SLURMEnvironment, os.environ["SLURM_NTASKS"]
+    else:
+        return False
+    if int(started) != devices * nodes:
+        raise MTLError(
+            f"srun or torchrun started {started} process(es), but --devices {devices} times --nodes {nodes} "
+            f"is {devices * nodes}. Give --devices the processes of one machine and --nodes the machines."
+        )
+    try:
+        kind().validate_settings(devices, nodes)
+    except (RuntimeError, ValueError) as error:
+        raise MTLError(f"--devices {devices} --nodes {nodes} do not fit the job: {error}") from error
+    return True
 
 
 def _cannot_be_shared(config: Config) -> str | None:
@@ -139,6 +163,20 @@ def judged_share(rows: np.ndarray, place: Place) -> np.ndarray:
     [[0, 1, 2], [3, 4]]
     """
     return np.array_split(rows, place[1])[place[0]]
+
+
+def begin_together(epochs: int) -> None:
+    """Have all processes learned equally many epochs, as they have if they found the same checkpoint?
+
+    Raises:
+        MTLError: they have not.
+    """
+    everyone = _of_all(epochs)
+    if len(set(everyone)) > 1:
+        raise MTLError(
+            f"the processes go on after {', '.join(map(str, everyone))} epochs: they see different runs. "
+            "Give --out a folder on a disk that all machines see."
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from mtl_utils.errors import MTLError
 from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.training.config import Config
-from mtl_utils.training.distributed import average_statistics, mean_losses, together
+from mtl_utils.training.distributed import average_statistics, begin_together, mean_losses, together
 from mtl_utils.training.loaders import derived_seed
 from mtl_utils.training.scores import Scores
 
@@ -88,6 +88,10 @@ class MultiTaskModule(L.LightningModule):
         return {
             task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
         }
+
+    def on_train_start(self) -> None:
+        if self.trainer.world_size > 1:
+            begin_together(len(self.history))
 
     def on_train_epoch_start(self) -> None:
         self._train_losses = []

@@ -131,6 +131,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    devices: Annotated[
+        int, typer.Option(help="Processes on each machine that share each step's photographs: its GPUs.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option(help="Machines. More than one: start this command with srun or torchrun.")
+    ] = 1,
     on_cpu: Annotated[
         bool, typer.Option("--on-cpu", help="Train a GPU's profile on a CPU all the same.")
     ] = False,
@@ -145,6 +151,7 @@ def train(
     from mtl_utils.records import make_record, write_record
     from mtl_utils.runtime import check_profile, data_folder, default_device, device_name
     from mtl_utils.training import FIRST, cross_validate, fit, stage_one
+    from mtl_utils.training.distributed import check_processes, rank
 
     profile = check_profile(profile)
     if profile in ("gpu", "paper") and default_device() == "cpu" and not on_cpu:
@@ -163,10 +170,13 @@ def train(
         return prepare(root, size, progress=_bar(), graded=graded, masked=masked)
 
     copy, pseudo = working_copy(config.copy_size), None
-    typer.echo(
-        f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
-        f"on {device_name(default_device())}, into {out}"
-    )
+    check_processes(config, config.parts(copy.table), devices, nodes)
+    leads = rank(devices * nodes) == 0
+    if leads:
+        typer.echo(
+            f"{name}: {config.encoder_name}, at most {config.epochs} epochs "
+            f"on {device_name(default_device())}, into {out}"
+        )
     if config.pseudo_grades and first:
         pseudo, first = PseudoGrades.open(first), None
     elif config.pseudo_grades:
@@ -177,9 +187,20 @@ def train(
     if config.protocol == "clean-folds" and "segmentation" in config.tasks:
         if first is not None:
             raise MTLError(f"{name} builds on nothing that comes before: leave out {first}")
-        result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo)
+        result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo, devices=devices, nodes=nodes)
     else:
-        result = fit(config, copy, out, resume=resume, first=first, pseudo=pseudo)
+        result = fit(
+            config,
+            copy,
+            out,
+            resume=resume,
+            first=first,
+            pseudo=pseudo,
+            devices=devices,
+            nodes=nodes,
+        )
+    if not leads:  # the first process judges and writes
+        return
     record = make_record(result, copy)
     path = write_record(record, out)
     for metric in (

@@ -92,7 +92,8 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
     pseudo grades, `pseudo_grades` tells the same of these. `evidence/auc/..` tells where DeepMT-DR's grading
     subnet looks, `gmsv_costs` what the map costs. `conflicts` are a run's measured conflicts of gradients,
     `balancing_costs` what its step costs beside a plain one. After a cross-validation the figures are those
-    of all folds together.
+    of all folds together. Of a run in several processes (`devices` on each of `nodes` machines) the first
+    one makes the record: `device` and `peak_memory_gib` are its own.
 
     Returns:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
@@ -113,6 +114,8 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
         "device": device_name(default_device()),
+        "devices": result.devices,
+        "nodes": result.nodes,
         "precision": precision(config.system, config.own_backward),
         "seconds": round(result.seconds, 1),
         "epochs": len(result.history),

@@ -45,6 +45,7 @@ from mtl_utils.training.config import (
     build_network,
     first_config,
 )
+from mtl_utils.training.distributed import check_processes, end_together, rank, trainer_settings
 from mtl_utils.training.hierarchy import HierarchyModule
 from mtl_utils.training.label_update import LabelUpdateModule
 from mtl_utils.training.loaders import FundusData
@@ -52,7 +53,8 @@ from mtl_utils.training.module import MultiTaskModule
 from mtl_utils.training.scores import Scores
 
 # Its lines about hardware would fill every notebook.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for _part in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_part).setLevel(logging.WARNING)
 
 LABELS = "made-labels"
 """Folder, inside a run's, of the labels that the first network made."""
@@ -103,6 +105,7 @@ class FitResult:
         first: checkpoint of the network that came before, where there is one (`Config.builds_on_first`).
         labels: what that network labelled, where it did.
         pseudo: the pseudo grades that it learned from, where it did.
+        devices, nodes: processes of each machine, and machines.
     """
 
     folder: Path
@@ -112,6 +115,8 @@ class FitResult:
     first: Path | None = None
     labels: LabelStore | None = None
     pseudo: PseudoGrades | None = None
+    devices: int = 1
+    nodes: int = 1
 
     def checkpoint(self, which: str | None = None) -> Path:
         """Path of 'best-accuracy', 'best-loss' or 'last'; None: the one that counts, `Config.chosen`."""
@@ -122,25 +127,25 @@ class FitResult:
         return evaluate(self.checkpoint(which), copy, role)
 
 
-def _trainer(config: Config, **settings) -> L.Trainer:
+def _trainer(config: Config, devices: int = 1, nodes: int = 1, **settings) -> L.Trainer:
     # With deterministic algorithms torch also fills each new tensor with NaN, to show who reads what nobody
     # wrote: half of all kernels of a step on a GPU.
     torch.utils.deterministic.fill_uninitialized_memory = False
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
-        devices=1,
         precision=precision(config.system, config.own_backward),
         deterministic="warn",
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        **trainer_settings(devices, nodes),
         **settings,
     )
 
 
 def _quiet() -> warnings.catch_warnings:
     """Lightning advises more loader processes (we have reasons for none) and reminds of shuffling; neither
-    helps a student.
+    helps a student. DDP's argument has another name in newer versions of torch.
     """
     quiet = warnings.catch_warnings()
     quiet.__enter__()
@@ -149,6 +154,7 @@ def _quiet() -> warnings.catch_warnings:
         ".*number of training batches.*",
         ".*Checkpoint directory.*",
         ".*isinstance.*LeafSpec.*",
+        ".*broadcast_buffers.*",
     ):
         warnings.filterwarnings("ignore", text)
     return quiet
@@ -162,6 +168,8 @@ def fit(
     progress: bool = True,
     first: str | Path | None = None,
     pseudo: PseudoGrades | None = None,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> FitResult:
     """Train one run, and before it the network that it builds on, where there is one.
 
@@ -174,18 +182,25 @@ def fit(
         first: checkpoint of the network that comes before (`Config.builds_on_first`), trained earlier with
             the settings of `first_config`; None: train it in `folder`/first.
         pseudo: from `stage_one`, where the run learns from pseudo grades (`Config.pseudo_grades`).
+        devices: processes on each machine: GPUs, or without one shares of its CPU. Each takes its share of
+            every step's `Config.batch_size` photographs. With more than one, Lightning starts the script
+            anew for each, and all of them return the same.
+        nodes: machines; srun or torchrun has started the processes.
 
     Raises:
         MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
-            or learned from other data, or `first` or `pseudo` does not fit.
+            or learned from other data, or `first` or `pseudo` does not fit, or the run cannot be shared out
+            (`distributed.check_processes`).
     """
     folder = Path(folder)
     last = folder / f"{LAST}.ckpt"
     _pseudo_fits(config, copy, pseudo)
-    earlier = _earlier_epochs(last, config, copy, pseudo, resume)
+    parts = config.parts(copy.table)
+    check_processes(config, parts, devices, nodes)
+    progress = progress and rank(devices * nodes) == 0
+    earlier = _earlier_epochs(last, config, copy, pseudo, resume, devices * nodes)
     if first is not None and not config.builds_on_first:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
-    parts = config.parts(copy.table)
     _data_fits(config, copy, parts)
     labels, before = None, 0.0
     if config.builds_on_first:
@@ -194,7 +209,7 @@ def fit(
             labels = _made_labels(first, config, copy, parts, folder / LABELS, progress)
     if _finished(earlier, config):
         seconds = before + float(earlier.seconds.sum())
-        return FitResult(folder, config, earlier, seconds, first, labels, pseudo)
+        return FitResult(folder, config, earlier, seconds, first, labels, pseudo, devices, nodes)
     seed_everything(config.seed)
     network = build_network(config)
     if config.system == "mtunet-b":
@@ -220,6 +235,8 @@ def fit(
     try:
         trainer = _trainer(
             config,
+            devices,
+            nodes,
             max_epochs=config.epochs,
             limit_train_batches=config.steps_per_epoch or 1.0,
             reload_dataloaders_every_n_epochs=1,
@@ -227,16 +244,17 @@ def fit(
             enable_progress_bar=bar,
             enable_checkpointing=True,
         )
-        trainer.fit(
-            module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True
-        )
+        with end_together(trainer):
+            trainer.fit(
+                module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True
+            )
     finally:
         quiet.__exit__(None, None, None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     history = pd.DataFrame(module.history)
     seconds = before + float(history.seconds.sum())
-    return FitResult(folder, config, history, seconds, first, labels, pseudo)
+    return FitResult(folder, config, history, seconds, first, labels, pseudo, devices, nodes)
 
 
 def _module(
@@ -269,7 +287,7 @@ def _pseudo_fits(config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None)
 
 
 def _earlier_epochs(
-    last: Path, config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None, resume: bool
+    last: Path, config: Config, copy: WorkingCopy, pseudo: PseudoGrades | None, resume: bool, processes: int
 ) -> pd.DataFrame:
     """History of the run that this one goes on with; empty where it begins anew."""
     if not last.exists():
@@ -287,6 +305,11 @@ def _earlier_epochs(
     _same_data(state, copy, last)
     if state["pseudo_digest"] != (pseudo and pseudo.digest):
         raise MTLError(f"{last} learned from other pseudo grades. Give the same, or another folder.")
+    if (began := state["processes"] or 1) != processes:
+        raise MTLError(
+            f"the run in {last.parent} began with {began} process(es), and now there are {processes}: resume "
+            "it with the same --devices times --nodes, or use another folder."
+        )
     return pd.DataFrame(state["history"])
 
 

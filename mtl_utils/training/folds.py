@@ -12,6 +12,7 @@ from mtl_utils.data.splits import FOLDS
 from mtl_utils.errors import MTLError
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.training.config import Config
+from mtl_utils.training.distributed import rank
 from mtl_utils.training.fitting import FitResult, fit
 from mtl_utils.training.scores import Scores
 
@@ -41,6 +42,16 @@ class CrossValidation:
         return sum(run.seconds for run in self.folds)
 
     @property
+    def devices(self) -> int:
+        """As `FitResult.devices`."""
+        return self.folds[0].devices
+
+    @property
+    def nodes(self) -> int:
+        """As `FitResult.nodes`."""
+        return self.folds[0].nodes
+
+    @property
     def pseudo(self) -> PseudoGrades | None:
         """As `FitResult.pseudo`."""
         return self.folds[0].pseudo
@@ -66,6 +77,8 @@ def cross_validate(
     resume: bool = False,
     progress: bool = True,
     pseudo: PseudoGrades | None = None,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> CrossValidation:
     """Train one network for each fold, in `folder`/fold-0 to fold-4. A stopped run goes on with `resume`.
 
@@ -78,9 +91,18 @@ def cross_validate(
         raise MTLError(f"{config.name}: cross-validation needs the protocol 'clean-folds'")
     runs = []
     for fold in range(FOLDS):
-        if progress:
+        if progress and rank(devices * nodes) == 0:
             print(f"fold {fold + 1} of {FOLDS}", flush=True)
         own = replace(config, fold=fold)
-        run = fit(own, copy, Path(folder) / f"fold-{fold}", resume=resume, progress=progress, pseudo=pseudo)
+        run = fit(
+            own,
+            copy,
+            Path(folder) / f"fold-{fold}",
+            resume=resume,
+            progress=progress,
+            pseudo=pseudo,
+            devices=devices,
+            nodes=nodes,
+        )
         runs.append(run)
     return CrossValidation(runs[0].config, tuple(runs))

@@ -20,6 +20,7 @@ from mtl_utils.pseudo import LabelStore, WithGrades, WithMadeLabels, known_grade
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.systems.base import TASKS
 from mtl_utils.training.config import Config
+from mtl_utils.training.distributed import Place, judged_share, training_share
 
 EVALUATION_BATCH = 4
 WINDOW = 1.2
@@ -66,6 +67,10 @@ class FundusData(L.LightningDataModule):
             if pseudo:  # not needed to judge
                 self.learned_from = WithGrades(copy, pseudo.by_row(len(copy))[0])
 
+    @property
+    def _place(self) -> Place:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def train_dataloader(self) -> CombinedLoader:
         seed = derived_seed(self.config.seed, self.trainer.current_epoch)
         # With pseudo grades each photograph has both labels, and one loader is enough. Super-resolution
@@ -93,9 +98,11 @@ class FundusData(L.LightningDataModule):
             side = min(round(WINDOW * config.crop_size * scale), self.copy.size)
             windows = LesionCrops(side, config.lesion_crops)
         dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space, windows)
+        several = self._place[1] > 1
         return DataLoader(
             dataset,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size // self._place[1],
+            sampler=training_share(len(dataset), config.batch_size, self._place) if several else None,
             # A last batch of one photograph would upset batch normalisation.
             drop_last=len(dataset) > config.batch_size,
             num_workers=workers(),
@@ -153,11 +160,12 @@ class FundusData(L.LightningDataModule):
         )
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
-        """Whole photographs in the table's order."""
+        """Whole photographs in the table's order; of several processes each has its share."""
         rows, source = self.parts.rows(role, self.config.judged_on(task)), self.copy
         if task == "grading" != self.config.judged_on(task):  # grades of photographs with masks
             source = self.learned_from if role == "val" else self.judged_from
             rows = rows[source.grades[rows] != UNKNOWN_GRADE]
+        rows = judged_share(rows, self._place)
         dataset = FundusDataset(source, rows, resize_recipe(self.config.size(task)), space=self.config.space)
         return DataLoader(
             dataset, batch_size=EVALUATION_BATCH, num_workers=workers(), worker_init_fn=one_thread

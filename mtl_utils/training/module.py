@@ -14,6 +14,7 @@ from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.systems.base import judged_logits
 from mtl_utils.training.config import Config
+from mtl_utils.training.distributed import average_statistics, begin_together, mean_losses, together
 from mtl_utils.training.loaders import derived_seed
 from mtl_utils.training.scores import Scores
 
@@ -52,8 +53,10 @@ class MultiTaskModule(L.LightningModule):
 
     def training_step(self, batch: Batches, batch_idx: int) -> torch.Tensor:
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
-        # makes one loader more. Seeded per step, it repeats an undisturbed run.
-        torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx))
+        # makes one loader more. Seeded per step, it repeats an undisturbed run. Of several processes each
+        # draws for its own photographs.
+        rank = (self.global_rank,) if self.global_rank else ()
+        torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx, *rank))
         losses = self.losses(batch)
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(
@@ -88,6 +91,10 @@ class MultiTaskModule(L.LightningModule):
             task: self.network.heads(own, (task,))[task] for task, own in zip(batch, by_task, strict=True)
         }
 
+    def on_train_start(self) -> None:
+        if self.trainer.world_size > 1:
+            begin_together(len(self.history))
+
     def on_train_epoch_start(self) -> None:
         self._train_losses = []
         self._started = time.monotonic()
@@ -97,6 +104,9 @@ class MultiTaskModule(L.LightningModule):
         self.scores.update(task, judged_logits(self.network, batch["image"], task, flips), batch)
 
     def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            self._train_losses = mean_losses(self._train_losses)
+            average_statistics(self.network)
         if not all(torch.isfinite(step["loss"]) for step in self._train_losses):
             raise MTLError(
                 f"{self.config.name}: the loss is not a number in epoch {self.current_epoch + 1}. The "
@@ -115,6 +125,9 @@ class MultiTaskModule(L.LightningModule):
         self._evaluation_step(batch, dataloader_idx, self.config.flips)
 
     def on_validation_epoch_end(self) -> None:
+        several = self.trainer.world_size > 1
+        if several:
+            self.scores = together(self.scores)
         losses = {task: torch.tensor(self.scores.loss(task)) for task in self.config.tasks}
         metrics = self.scores.compute()
         monitored = {"val/loss": float(weighted_sum(losses, self.config.lambda_cls))}
@@ -124,7 +137,7 @@ class MultiTaskModule(L.LightningModule):
             monitored["val/dice"] = metrics.get("segmentation/dice/mean", 0.0)
         if "isr" in self.config.tasks:
             monitored["val/psnr"] = metrics["isr/psnr"]
-        self.log_dict(monitored)
+        self.log_dict(monitored, sync_dist=several)  # they are the same: this says so
         # A loss that not every batch has is the mean over those that have it.
         names = dict.fromkeys(key for step in self._train_losses for key in step)
         train = {
@@ -143,6 +156,8 @@ class MultiTaskModule(L.LightningModule):
         checkpoint["history"] = self.history
         checkpoint["data_fingerprint"] = self.data_fingerprint
         checkpoint["pseudo_digest"] = self.pseudo_digest
+        if self.trainer.world_size > 1:
+            checkpoint["processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])

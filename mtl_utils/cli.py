@@ -179,7 +179,7 @@ def train(
             raise MTLError(f"{name} builds on nothing that comes before: leave out {first}")
         result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo)
     else:
-        result = fit(config, copy, out, resume=resume, first=first)
+        result = fit(config, copy, out, resume=resume, first=first, pseudo=pseudo)
     record = make_record(result, copy)
     path = write_record(record, out)
     for metric in (

@@ -47,10 +47,13 @@ def _square(side: int) -> dict[str, int]:
     return {"grading_size": side, "segmentation_size": side, "crop_size": side}
 
 
+BUNDLED = {"encoder_name": BUNDLED_ENCODER, "encoder_weights": "bundled"}
+
 REPORT = "shared-encoder report"
 MTUNET = "MTUnet"
 PLDMLT_PAPER = "PLDMLT"
 DEEPMT_DR = "DeepMT-DR"
+COURSE = "this course"
 
 _MTUNET_BASE = Config(
     "mtunet-c",
@@ -247,6 +250,95 @@ def _fused_baseline(architecture: str, title: str, encoder_name: str) -> Experim
     )
 
 
+_FAIR_BASE = Config(
+    "fair-shared",
+    recipe="pldmlt",
+    **BUNDLED,
+    dropout=0.0,
+    **_square(512),
+    one_pass=True,
+    epochs=15,
+    lr_gamma=0.8,
+    patience=15,
+    chosen=LAST,
+)
+"""What all systems of the fair comparison have in common: encoder, photographs, augmentation, steps, learning
+rate, and that the last checkpoint counts. Only losses and wiring are a system's own."""
+
+
+_FAIR_CPU = {**_square(192), "batch_size": 4, "epochs": 4, "steps_per_epoch": 40, "lr_gamma": 0.6}
+
+
+def _fair(
+    name: str,
+    about: str,
+    needs: str = "IDRiD A and B",
+    changes: Mapping[str, dict] | None = None,
+    **settings,
+) -> Experiment:
+    config = replace(_FAIR_BASE, name=name, **settings)
+    own = changes or {}
+    sizes = {"smoke": {**_square(64), **own.get("smoke", {})}, "cpu": {**_FAIR_CPU, **own.get("cpu", {})}}
+    return Experiment(config, COURSE, "fair comparison", about, needs, changes=sizes)
+
+
+_LESIONS_CPU = {"segmentation_size": 1024, "crop_size": 256, "batch_size": 4, "epochs": 12, "lr_gamma": 0.75}
+
+
+def _lesion_step(name: str, about: str, changes: Mapping[str, dict] | None = None, **settings) -> Experiment:
+    """One step on the way to the best lesions."""
+    config = Config(
+        name,
+        **{
+            "system": "unet",
+            "label_space": "four-lesions",
+            "tasks": ("segmentation",),
+            **BUNDLED,
+            "segmentation_size": 1440,
+            "crop_size": 512,
+            "epochs": 50,
+            "lr_gamma": 0.92,
+            "patience": 50,
+            "chosen": LAST,
+            **settings,
+        },
+    )
+    own = changes or {}
+    sizes = {
+        "smoke": {"segmentation_size": 128, **own.get("smoke", {})},
+        "cpu": {**_LESIONS_CPU, **own.get("cpu", {})},
+    }
+    return Experiment(config, COURSE, "lesions", about, "IDRiD A", changes=sizes)
+
+
+_SHARP = {"recipe": "lesions", "lesion_crops": 0.5}
+_BEST = {**_SHARP, "mask_loss": "bce+dice", "ema": 0.99}
+
+
+def _grade(name: str, about: str, needs: str = "IDRiD B", **settings) -> Experiment:
+    """A candidate for the best grades: validation chooses among them."""
+    config = Config(
+        name,
+        **{
+            "tasks": ("grading",),
+            **BUNDLED,
+            **_square(512),
+            "batch_size": 16,
+            "epochs": 30,
+            "learning_rate": 5e-4,
+            "lr_gamma": 0.9,
+            "patience": 30,
+            "chosen": LAST,
+            "ema": 0.99,
+            "flips": True,
+            **settings,
+        },
+    )
+    cpu = {**_square(256), "batch_size": 8, "epochs": 8, "lr_gamma": 0.7}
+    sizes = {"smoke": _square(64), "cpu": cpu}
+    return Experiment(config, COURSE, "grades", about, needs, own_encoder=True, changes=sizes)
+
+
 def _grading_baseline(name: str, encoder_name: str, table: str = "Table 3") -> Experiment:
     return _mtunet(
         name,
@@ -441,10 +533,80 @@ EXPERIMENTS: dict[str, Experiment] = {
         _super_resolution("srcnn", "baseline for super-resolution: SRCNN", "srcnn", epochs=12),
         _deepmt_unet(),
         *(_at_scale(task, scale) for task in ("grading", "segmentation") for scale in (1, 2, 4, 8)),
+        _fair("fair-grading", "grades alone", "IDRiD B", tasks=("grading",)),
+        _fair("fair-masks", "masks alone", "IDRiD A", tasks=("segmentation",)),
+        _fair("fair-shared", "the shared-encoder report's system, lambda 0.1"),
+        _fair(
+            "fair-mtunet",
+            "MTUnet's variant C, true labels only",
+            system="mtunet-c",
+            label_space="separate",
+            lambda_cls=1.0,
+        ),
+        _fair(
+            "fair-mtunet-semi",
+            "MTUnet as published, with made masks and grades",
+            system="mtunet-c",
+            label_space="separate",
+            lambda_cls=1.0,
+            first_tasks=TASKS,
+        ),
+        _fair(
+            "fair-pldmlt",
+            "PLDMLT: pseudo grades of the photographs with masks, label-update network",
+            system="pldmlt",
+            label_space="separate",
+            lambda_cls=0.8,
+            focal=(0.25, 2.0),
+            pseudo_grades=True,
+            label_update=LabelUpdate(every=1, steps=8, step_size=1e-3, learning_rate=1e-3),
+            changes={"smoke": {"label_update": {"steps": 2}}},
+        ),
+        _fair(
+            "fair-deepmt-dr",
+            "DeepMT-DR: both stages together as long as the others",
+            system="deepmt-dr",
+            label_space="four-lesions",
+            tasks=("grading", "segmentation", "isr"),
+            lambda_cls=1.0,
+            epochs=7,
+            learning_rate=5e-5,
+            hierarchy=Hierarchy(first_epochs=8, first_learning_rate=1e-3, isr_channels=32, lesion_width=12),
+            changes={
+                "smoke": {
+                    "epochs": 1,
+                    "hierarchy": {"first_epochs": 1, "isr_channels": 8, "lesion_width": 6},
+                },
+                "cpu": {"epochs": 2, "hierarchy": {"first_epochs": 2}},
+            },
+        ),
+        _lesion_step(
+            "lesions-step-1",
+            "whole photographs, small",
+            {"smoke": _square(64), "cpu": {"segmentation_size": 256}},
+            segmentation_size=512,
+        ),
+        _lesion_step("lesions-step-2", "+ sharp: crops from large photographs", recipe="lesions"),
+        _lesion_step("lesions-step-3", "+ half of the crops around a lesion", **_SHARP),
+        _lesion_step("lesions-step-4", "+ Dice in the loss", **_SHARP, mask_loss="bce+dice"),
+        _lesion_step("lesions-step-5", "+ average of the weights (EMA)", **_BEST),
+        _lesion_step(
+            "lesions-best", "+ mean over mirror images: the course's best lesions", **_BEST, flips=True
+        ),
+        _grade("grade-lite0", "candidate: EfficientNet-Lite0"),
+        _grade("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),
+        _grade(
+            "grade-with-lesions",
+            "candidate: EfficientNet-Lite0 that also draws the lesions",
+            "IDRiD A and B",
+            tasks=TASKS,
+            one_pass=True,
+            batch_size=8,
+            lambda_cls=0.5,
+            mask_loss="bce+dice",
+        ),
     )
 }
-
-BUNDLED = {"encoder_name": BUNDLED_ENCODER, "encoder_weights": "bundled"}
 
 # What `mtl train --profile P` changes of the papers' settings. With fewer epochs the learning rate falls
 # faster, so that it still comes down before the end.
@@ -555,6 +717,13 @@ SIZES: dict[str, dict[str, dict]] = {
         },
         "paper": {},
     },
+}
+
+SIZES[COURSE] = {
+    "smoke": {key: value for key, value in _SMOKE.items() if key not in BUNDLED},
+    "cpu": {},
+    "gpu": {},
+    "paper": {},
 }
 
 # A chapter trains live, while the reader waits: smaller again.

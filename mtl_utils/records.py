@@ -21,8 +21,8 @@ from scipy import stats
 
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import EXPERIMENTS
-from mtl_utils.metrics import confusion
+from mtl_utils.experiments import EXPERIMENTS, experiment
+from mtl_utils.metrics import SegmentationMetrics, confusion
 from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
 from mtl_utils.pseudo_grades import measure
@@ -58,10 +58,12 @@ def results_folder() -> Path:
 
 def code_version() -> str:
     """The git commit of the library, with '+changes' where files differ from it; the package version outside
-    a checkout.
+    a checkout. A job that runs from an export without git is told its commit in `MTL_COMMIT`.
     """
     from mtl_utils import __version__
 
+    if told := os.environ.get("MTL_COMMIT"):
+        return f"{__version__} ({told})"
     git = ["git", "-C", str(_HERE)]
     try:
         commit = subprocess.run(
@@ -122,11 +124,42 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
             **other.compute(),
             "confusion": other.confusion(),
         },
+        **_to_score_again(result, copy, chosen, role),
         **_labels_made(result, copy, role),
         **_evidence(result, copy, role),
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
+
+
+def _to_score_again(
+    result: FitResult | CrossValidation, copy: WorkingCopy, scores: Scores, role: str
+) -> dict[str, object]:
+    """What a later analysis needs besides the metrics: `pixel_counts` (`segmentation_scores`); `validation`,
+    the same checkpoint's metrics and grades on the photographs that may choose between runs; `leaked`, per
+    task the names of judged photographs that the training side of any task shows as well.
+    """
+    config, found = result.config, {}
+    if scores.rows.get("segmentation"):
+        found["pixel_counts"] = scores.segmentation.pack()
+    if isinstance(result, FitResult):
+        chooses = result.scores(copy, config.chosen, "val")
+        rows = chooses.per_photograph(copy.table)
+        graded = rows[rows.task == "grading"].dropna(axis="columns", how="all")
+        found["validation"] = {**chooses.compute(), "per_photograph": graded.to_dict(orient="records")}
+        learned = copy.table.photo[config.parts(copy.table).roles == "train"]
+        found["leaked"] = {
+            task: copy.table.name.iloc[rows][copy.table.photo.iloc[rows].isin(learned)].tolist()
+            for task, rows in scores.rows.items()
+        }
+    return found
+
+
+def segmentation_scores(record: dict) -> SegmentationMetrics | None:
+    """The masks of a record, to be scored again: at other thresholds, as curves, over some photographs only.
+    None where the run has no masks, or the record is older than its `pixel_counts`.
+    """
+    return SegmentationMetrics.unpack(record["pixel_counts"]) if "pixel_counts" in record else None
 
 
 def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dict[str, int]]:
@@ -136,7 +169,8 @@ def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dic
     parts = config.parts(copy.table)
 
     def number(use: str, task: str) -> int:
-        return len(parts.rows(use, config.photographs_of(task)))
+        place = config.photographs_of(task) if use == "train" else config.judged_on(task)
+        return len(parts.rows(use, place))
 
     return {
         task: {"train": number("train", task), "val": number("val", task), "test": len(scores.rows[task])}
@@ -223,8 +257,10 @@ def _rounded(value: object) -> object:
 
 
 def record_name(record: dict) -> str:
-    """File name of a record."""
-    return f"{record['experiment']}-{record['profile']}-seed{record['seed']}.json"
+    """File name of a record, with the protocol where it is not the experiment's own."""
+    own = experiment(record["experiment"], record["profile"]).protocol
+    protocol = "" if record["protocol"] == own else f"-{record['protocol']}"
+    return f"{record['experiment']}-{record['profile']}{protocol}-seed{record['seed']}.json"
 
 
 def write_record(record: dict, folder: str | Path) -> Path:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mtl_utils.data.fov import inside_field_of_view
+from mtl_utils.data.patches import LesionCrops
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 
@@ -29,6 +30,7 @@ class FundusDataset(Dataset):
         seed: of the augmentation; a trainer gives another one each epoch. Sample i depends on `seed` and i
             alone, not on the order or the process in which it is drawn.
         space: what the channels of the masks mean.
+        crops: which part of a photograph with masks the transform gets; None: all of it.
 
     Each sample is a dict:
         image: float32 (3, H, W), RGB in [0, 1].
@@ -45,12 +47,14 @@ class FundusDataset(Dataset):
         transform: A.Compose | None = None,
         seed: int = 0,
         space: LabelSpace = LESION_SPACE,
+        crops: LesionCrops | None = None,
     ):
         self.copy = copy
         self.rows = np.asarray(rows, dtype=int)
         self.transform = transform
         self.seed = seed
         self.space = space
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,6 +68,11 @@ class FundusDataset(Dataset):
             if self.space.has_outside:
                 # Where a turned picture is filled with black this is filled with 0, and so is 'outside'.
                 layers.append(inside_field_of_view(picture["image"]))
+            if self.crops:
+                lesions = np.stack([layers[self.space.marked.index(name)] for name in self.space.disease])
+                rows, columns = self.crops.window(lesions, np.random.default_rng([self.seed, index, 1]))
+                picture["image"] = picture["image"][rows, columns]
+                layers = [layer[rows, columns] for layer in layers]
             picture["mask"] = np.stack(layers, axis=-1)
         if self.transform is not None:
             # albumentations keeps random generators of its own, which no global seed reaches. Its

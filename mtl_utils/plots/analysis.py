@@ -421,7 +421,7 @@ def ranks(values: pd.DataFrame, title: str) -> Figure:
         )  # fmt: skip
         for x, place, value in zip(across, line, values.loc[system], strict=True):
             ax.annotate(
-                f"{value:.2f}", (x, place), (0, 8), textcoords="offset points", ha="center", fontsize=8.5
+                f"{value:.3f}", (x, place), (0, 8), textcoords="offset points", ha="center", fontsize=8.5
             )
     ax.set_xticks(range(len(values.columns)), values.columns)
     ax.set_yticks(range(1, len(values) + 1))
@@ -468,17 +468,17 @@ def system_differences(table: pd.DataFrame, runs: Mapping[str, Sequence[float]],
 
 
 def one_right(counts: pd.DataFrame, title: str) -> Figure:
-    """McNemar's photographs: to the right those that only the first system has right, to the left the others.
+    """McNemar's photographs: to the right those that only a system has right, to the left only its rival.
 
     Args:
-        counts: index the pair; `only_one`, `only_other`, `p`. May be empty.
-        title: of the figure; says what is compared, and on what data.
+        counts: index the system; `only_one`, `only_other`, `p`. May be empty.
+        title: of the figure; names the rival and the data.
     """
     figure, ax = plt.subplots(figsize=(8.6, 1.6 + 0.36 * max(1, len(counts))), layout="constrained")
     lines = np.arange(len(counts))
     if len(counts):
-        ax.barh(lines, counts.only_one, color=TRAINING, label="only the first has it right")
-        ax.barh(lines, -counts.only_other, color=VALIDATION, label="only the second")
+        ax.barh(lines, counts.only_one, color=TRAINING, label="only this system is right")
+        ax.barh(lines, -counts.only_other, color=VALIDATION, label="only the other is right")
         for line, row in zip(lines, counts.itertuples(), strict=True):
             ax.text(row.only_one, line, f" {row.only_one}", va="center", fontsize=9)
             ax.text(-row.only_other, line, f"{row.only_other} ", va="center", ha="right", fontsize=9)

@@ -255,18 +255,19 @@ _FAIR_BASE = Config(
     recipe="pldmlt",
     **BUNDLED,
     dropout=0.0,
-    **_square(512),
+    **_square(384),
+    batch_size=16,
     one_pass=True,
-    epochs=15,
-    lr_gamma=0.8,
-    patience=15,
+    epochs=10,
+    lr_gamma=0.7,
+    patience=10,
     chosen=LAST,
 )
 """What all systems of the fair comparison have in common: encoder, photographs, augmentation, steps, learning
 rate, and that the last checkpoint counts. Only losses and wiring are a system's own."""
 
 
-_FAIR_CPU = {**_square(192), "batch_size": 4, "epochs": 4, "steps_per_epoch": 40, "lr_gamma": 0.6}
+_FAIR_CPU = {**_square(256), "batch_size": 4, "epochs": 4, "steps_per_epoch": 40, "lr_gamma": 0.6}
 
 
 def _fair(
@@ -282,7 +283,7 @@ def _fair(
     return Experiment(config, COURSE, "fair comparison", about, needs, changes=sizes)
 
 
-_LESIONS_CPU = {"segmentation_size": 1024, "crop_size": 256, "batch_size": 4, "epochs": 12, "lr_gamma": 0.75}
+_LESIONS_CPU = {"segmentation_size": 1024, "crop_size": 256, "batch_size": 4, "epochs": 10, "lr_gamma": 0.7}
 
 
 def _lesion_step(name: str, about: str, changes: Mapping[str, dict] | None = None, **settings) -> Experiment:
@@ -296,9 +297,10 @@ def _lesion_step(name: str, about: str, changes: Mapping[str, dict] | None = Non
             **BUNDLED,
             "segmentation_size": 1440,
             "crop_size": 512,
-            "epochs": 50,
-            "lr_gamma": 0.92,
-            "patience": 50,
+            "batch_size": 16,
+            "epochs": 60,
+            "lr_gamma": 0.93,
+            "patience": 60,
             "chosen": LAST,
             **settings,
         },
@@ -324,10 +326,10 @@ def _grade(name: str, about: str, needs: str = "IDRiD B", **settings) -> Experim
             **BUNDLED,
             **_square(512),
             "batch_size": 16,
-            "epochs": 30,
+            "epochs": 24,
             "learning_rate": 5e-4,
-            "lr_gamma": 0.9,
-            "patience": 30,
+            "lr_gamma": 0.87,
+            "patience": 24,
             "chosen": LAST,
             "ema": 0.99,
             "flips": True,
@@ -569,9 +571,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             label_space="four-lesions",
             tasks=("grading", "segmentation", "isr"),
             lambda_cls=1.0,
-            epochs=7,
+            epochs=5,
             learning_rate=5e-5,
-            hierarchy=Hierarchy(first_epochs=8, first_learning_rate=1e-3, isr_channels=32, lesion_width=12),
+            hierarchy=Hierarchy(first_epochs=5, first_learning_rate=1e-3, isr_channels=32, lesion_width=12),
             changes={
                 "smoke": {
                     "epochs": 1,
@@ -601,7 +603,6 @@ EXPERIMENTS: dict[str, Experiment] = {
             "IDRiD A and B",
             tasks=TASKS,
             one_pass=True,
-            batch_size=8,
             lambda_cls=0.5,
             mask_loss="bce+dice",
         ),

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mtl_utils.data.fov import inside_field_of_view
 from mtl_utils.data.patches import LesionCrops
-from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.prepare import WorkingCopy, unpack
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 
 UNKNOWN_GRADE = -1
@@ -64,15 +64,16 @@ class FundusDataset(Dataset):
         picture = {"image": self.copy.image(row)}
         has_mask = bool(self.copy.has_mask(row))
         if has_mask:
-            layers = [*self.space.group(self.copy.mask(row))]
+            if self.crops:  # cut first: the masks of a large photograph take long to unpack
+                packed = self.copy.packed_mask(row)
+                window = self.crops.window(packed, np.random.default_rng([self.seed, index, 1]))
+                picture["image"], lesions = picture["image"][window], unpack(packed[window])
+            else:
+                lesions = self.copy.mask(row)
+            layers = [*self.space.group(lesions)]
             if self.space.has_outside:
                 # Where a turned picture is filled with black this is filled with 0, and so is 'outside'.
                 layers.append(inside_field_of_view(picture["image"]))
-            if self.crops:
-                lesions = np.stack([layers[self.space.marked.index(name)] for name in self.space.disease])
-                rows, columns = self.crops.window(lesions, np.random.default_rng([self.seed, index, 1]))
-                picture["image"] = picture["image"][rows, columns]
-                layers = [layer[rows, columns] for layer in layers]
             picture["mask"] = np.stack(layers, axis=-1)
         if self.transform is not None:
             # albumentations keeps random generators of its own, which no global seed reaches. Its

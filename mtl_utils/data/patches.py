@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtl_utils.data.prepare import lesion_bit
+from mtl_utils.lesions import DISEASE_LESIONS
+
 
 @dataclass(frozen=True)
 class LesionCrops:
@@ -24,25 +27,26 @@ class LesionCrops:
     side: int
     share: float
 
-    def window(self, layers: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
+    def window(self, packed: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
         """Rows and columns of one window, which lies wholly inside the picture.
 
         Args:
-            layers: masks of the lesions, 0 or 1, (kinds, H, W) with H and W at least `side`.
+            packed: the masks of a photograph as bits of one byte, uint8 (H, W), H and W at least `side`
+                (`WorkingCopy.packed_mask`).
             rng: draws.
 
-        >>> mask = np.zeros((2, 64, 64)); mask[1, 40, 50] = 1
-        >>> rows, columns = LesionCrops(16, share=1.0).window(mask, np.random.default_rng(0))
+        >>> packed = np.zeros((64, 64), np.uint8); packed[40, 50] = lesion_bit("HE")
+        >>> rows, columns = LesionCrops(16, share=1.0).window(packed, np.random.default_rng(0))
         >>> rows.start <= 40 < rows.stop and columns.start <= 50 < columns.stop
         True
         """
-        height, width = layers.shape[1:]
-        last = np.array([height - self.side, width - self.side])
+        last = np.array(packed.shape) - self.side
         corner = rng.integers(0, last + 1)
-        kinds = [layer for layer in layers if layer.any()]
+        there = np.bitwise_or.reduce(packed, axis=None)
+        kinds = [bit for bit in map(lesion_bit, DISEASE_LESIONS) if there & bit]
         if kinds and rng.random() < self.share:
-            pixels = np.flatnonzero(kinds[rng.integers(len(kinds))])
-            place = np.array(np.unravel_index(pixels[rng.integers(len(pixels))], (height, width)))
+            pixels = np.flatnonzero(packed & kinds[rng.integers(len(kinds))])
+            place = np.array(np.unravel_index(pixels[rng.integers(len(pixels))], packed.shape))
             # Not always in the middle: the network would learn that lesions lie there.
             corner = np.clip(place - rng.integers(0, self.side, size=2), 0, last)
         top, left = map(int, corner)

@@ -34,6 +34,7 @@ PENDING = "no recorded run yet"
 
 
 def _say_pending(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
     ax.text(0.5, 0.5, PENDING, ha="center", va="center", transform=ax.transAxes)
 
 
@@ -536,6 +537,5 @@ def leak_gains(
         open_frame(ax)
     if not gains:
         _say_pending(axes[0, 0])
-        axes[0, 0].set_axis_off()
     figure.suptitle(title)
     return figure

@@ -121,6 +121,9 @@ class FitResult:
 
 
 def _trainer(config: Config, **settings) -> L.Trainer:
+    # With deterministic algorithms torch also fills each new tensor with NaN, to show who reads what nobody
+    # wrote: half of all kernels of a step on a GPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
         devices=1,

@@ -245,6 +245,7 @@ def test_each_lesion_has_its_own_recall() -> None:
     truth, marked = squares((0, 0, 2), (4, 4, 1)), squares((0, 1, 2))
     found = analysis.found_lesions(truth, marked)
     assert found.area.tolist() == [4, 1] and found.recall.tolist() == [0.5, 0]
+    assert analysis.found_lesions(np.eye(3), np.eye(3)).area.tolist() == [3]  # touching by corners: one
     assert analysis.found_lesions(np.zeros((3, 3)), np.ones((3, 3))).empty
 
 

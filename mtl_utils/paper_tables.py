@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mtl_utils.experiments import DEEPMT_DR, EXPERIMENTS, MTUNET, PLDMLT_PAPER, REPORT
+from mtl_utils.experiments import COURSE, DEEPMT_DR, EXPERIMENTS, MTUNET, PLDMLT_PAPER, REPORT
 
 PUBLISHED = "IDRiD"
 """In place of a paper: what others published on IDRiD."""
@@ -25,9 +25,10 @@ class PaperTable:
     """A table of a paper as data.
 
     Attributes:
-        paper: which of the four texts, or `PUBLISHED`, or `NO_PAPER`.
+        paper: which of the four texts, or `PUBLISHED`, or `COURSE` (a question of our own), or `NO_PAPER`.
         caption: what the table shows, and what ours has in its place.
-        protocol: how the printed figures were judged: on which photographs, and what chose the checkpoint.
+        protocol: how the printed figures were judged: on which photographs, and what chose the checkpoint;
+            empty where none is printed.
         columns: the table's own columns: title -> our metric, or the path of another key of a record, as
             'config/learning_rate'; '' where our records have none.
         rows: experiment, or for a method that the course does not have another key, whose row is printed
@@ -91,6 +92,14 @@ _WEIGHTED_COLUMNS = {
     "F1 (%)": "grading/weighted_f1",
     "Kappa (%)": "grading/kappa",
     "Quadratic weighted kappa (%)": "grading/qwk",
+}
+_LESION_AUPR = {
+    "MA": "segmentation/aupr/MA",
+    "HE": "segmentation/aupr/HE",
+    "SE": "segmentation/aupr/SE",
+    "EX": "segmentation/aupr/EX",
+    "mean": "segmentation/aupr/mean",
+    "mean IoU": "segmentation/iou/mean",
 }
 _LESION_COLUMNS = {
     f"{lesion} {title}": f"segmentation/{metric}/{lesion}"
@@ -482,6 +491,37 @@ PAPER_TABLES: dict[str, PaperTable] = {
         {"grade-at-1-1": ("DR grading network", (None,) * 5)},
         also={"grade-at-1-1": ("deepmt-dr",)},
     ),
+    "This course: the four systems side by side": PaperTable(
+        COURSE,
+        "The fair comparison: same encoder (EfficientNet-Lite0), same whole photographs, augmentation, "
+        "learning rate and number of steps, clean protocol, last checkpoint. What differs is what makes a "
+        "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
+        "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
+        "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
+        "a healthy eye.",
+        "",
+        {
+            "Accuracy": "grading/accuracy",
+            "Weighted kappa": "grading/qwk",
+            "mean AUC": "grading/auc/mean",
+            "MA": "segmentation/aupr/MA",
+            "HE": "segmentation/aupr/HE",
+            "SE": "segmentation/aupr/SE",
+            "EX": "segmentation/aupr/EX",
+            "mean AUPR": "segmentation/aupr/mean",
+            "mean Dice": "segmentation/dice/mean",
+        },
+        {},
+        ours=tuple(name for name in EXPERIMENTS if name.startswith("fair-")),
+    ),
+    "This course: the way to the best lesions": PaperTable(
+        COURSE,
+        "Each row adds one step to the row above it; all else stays. Chapter 08 tells what each step gave.",
+        "",
+        _LESION_AUPR,
+        {},
+        ours=(*(name for name in EXPERIMENTS if name.startswith("lesions-step")), "lesions-best"),
+    ),
     "IDRiD, lesions: what others published": PaperTable(
         PUBLISHED,
         "Area under the precision-recall curve (AUPR) of each lesion, pooled over all pixels of the test "
@@ -490,14 +530,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "2880 x 1920 px.",
         "IDRiD's official split: 27 test photographs of part A. What chose the checkpoint differs from paper "
         "to paper, and most do not say.",
-        {
-            "MA": "segmentation/aupr/MA",
-            "HE": "segmentation/aupr/HE",
-            "SE": "segmentation/aupr/SE",
-            "EX": "segmentation/aupr/EX",
-            "mean": "segmentation/aupr/mean",
-            "mean IoU": "segmentation/iou/mean",
-        },
+        _LESION_AUPR,
         {
             "challenge": ("challenge, best of each lesion", (0.502, 0.680, 0.700, 0.885, None, None)),
             "l-seg": ("L-Seg", (0.463, 0.637, 0.711, 0.795, 0.652, None)),
@@ -525,6 +558,6 @@ PAPER_TABLES: dict[str, PaperTable] = {
             "four-sets-lowest": (f"{_FOUR_SETS}, lowest", (None, None, 0.751)),
             "four-sets-highest": (f"{_FOUR_SETS}, highest", (None, None, 0.781)),
         },
-        ours=("grade-best", "grading-only", "shared-lambda-0.1"),
+        ours=("grade-lite0", "grade-lite1", "grade-with-lesions", "grading-only", "shared-lambda-0.1"),
     ),
 }

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mtl_utils.balancing import FIXED
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
@@ -37,9 +38,11 @@ from mtl_utils.training import (
     CrossValidation,
     FitResult,
     Scores,
+    balancing_costs,
     evidence_metrics,
     evidence_scores,
     gmsv_costs,
+    load_conflicts,
     load_history,
     load_labels,
     load_model,
@@ -87,8 +90,9 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
     one with the lowest validation loss stands beside it under `other_checkpoint`. Of a run whose first
     network made labels, `made` tells how good those are where the truth was held back from it; of a run with
     pseudo grades, `pseudo_grades` tells the same of these. `evidence/auc/..` tells where DeepMT-DR's grading
-    subnet looks, `gmsv_costs` what the map costs. After a cross-validation the figures are those of
-    all folds together.
+    subnet looks, `gmsv_costs` what the map costs. `conflicts` are a run's measured conflicts of gradients,
+    `balancing_costs` what its step costs beside a plain one. After a cross-validation the figures are those
+    of all folds together.
 
     Returns:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
@@ -109,7 +113,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
         "device": device_name(default_device()),
-        "precision": precision(config.system),
+        "precision": precision(config.system, config.own_backward),
         "seconds": round(result.seconds, 1),
         "epochs": len(result.history),
         "peak_memory_gib": peak_memory(),
@@ -129,6 +133,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         **_to_score_again(result, copy, chosen, role),
         **_labels_made(result, copy, role),
         **_evidence(result, copy, role),
+        **_balancing(result),
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
@@ -219,6 +224,17 @@ def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy, role: str)
         "evidence_per_photograph": scores.to_dict(orient="records"),
         "gmsv_costs": gmsv_costs(*settings).to_dict(orient="index"),
     }
+
+
+def _balancing(result: FitResult | CrossValidation) -> dict:
+    """Where the tasks' gradients pulled apart, and what a step of the run's kind costs."""
+    config, found = result.config, {}
+    if config.conflict_every and not isinstance(result, CrossValidation):
+        found["conflicts"] = load_conflicts(result.checkpoint(LAST)).to_dict(orient="list")
+    if config.balancing != FIXED:
+        costs = balancing_costs(config, [config.balancing], memory=False)
+        found["balancing_costs"] = costs.to_dict(orient="index")
+    return found
 
 
 def _pseudo_grades(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:

@@ -1,6 +1,6 @@
 """Training and judging, on Lightning: a configuration, a module, the loaders, `fit` and `evaluate`."""
 
-from mtl_utils.training.checkpoints import load_config, load_history, load_labels, load_model
+from mtl_utils.training.checkpoints import load_config, load_conflicts, load_history, load_labels, load_model
 from mtl_utils.training.config import (
     BEST_ACCURACY,
     BEST_LOSS,
@@ -10,7 +10,7 @@ from mtl_utils.training.config import (
     build_network,
     first_config,
 )
-from mtl_utils.training.costs import gmsv_costs, update_costs
+from mtl_utils.training.costs import balancing_costs, gmsv_costs, update_costs
 from mtl_utils.training.evidence import evidence_metrics, evidence_scores
 from mtl_utils.training.fitting import LABELS, FitResult, evaluate, fit, precision
 from mtl_utils.training.folds import CrossValidation, cross_validate

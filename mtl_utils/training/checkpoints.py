@@ -19,7 +19,7 @@ from mtl_utils.training.config import Config, build_network
 
 def load_state(checkpoint: str | Path) -> dict:
     """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint; of a
-    run with pseudo grades also pseudo_digest and labels.
+    run with pseudo grades also pseudo_digest and labels, of one that measured conflict its conflicts.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -27,7 +27,7 @@ def load_state(checkpoint: str | Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
-        parts |= {key: state.get(key) for key in ("pseudo_digest", "labels")}
+        parts |= {key: state.get(key) for key in ("pseudo_digest", "labels", "conflicts")}
         return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
@@ -87,6 +87,19 @@ def load_labels(checkpoint: str | Path) -> pd.DataFrame:
         for update in updates
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def load_conflicts(checkpoint: str | Path) -> pd.DataFrame:
+    """How the tasks' gradients met in training: the rows of `balancing.gradient_conflict` for each step at
+    which they were measured, `step`.
+
+    Raises:
+        MTLError: no such file, it is damaged, or its run measured none (`Config.conflict_every`).
+    """
+    conflicts = load_state(checkpoint)["conflicts"]
+    if not conflicts:
+        raise MTLError(f"{checkpoint} is of a run that measured no conflict: set conflict_every")
+    return pd.DataFrame(conflicts)
 
 
 def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:

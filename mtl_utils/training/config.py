@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from mtl_utils.balancing import BALANCINGS, FIXED
 from mtl_utils.data.splits import Split, split
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
@@ -18,6 +19,8 @@ from mtl_utils.systems.pldmlt import PLDMLT, LabelUpdate
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
 
 LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
+BALANCED_SYSTEMS = ("shared-encoder", "mtunet-c")
+"""Where the encoder is all that the tasks share, so that conflict can be measured, and balanced, there."""
 SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", "pldmlt", "deepmt-dr", *ARCHITECTURES)
 FIRST = "first"
 """Folder, inside a run's, of the network that is trained before: see `Config.builds_on_first`."""
@@ -34,6 +37,8 @@ class Config:
         tasks: 'grading', 'segmentation', or both; of DeepMT-DR also 'isr', super-resolution.
         lambda_cls: lambda of the report's Eq. 1, alpha of MTUnet's Eq. 3, beta of PLDMLT's Eq. 3; used where
             there are two tasks.
+        balancing: how the tasks share the encoder; one of `balancing.BALANCINGS`.
+        conflict_every: measure the conflict of the tasks' gradients at every so many steps; 0: never.
         focal: alpha and gamma of the categorical focal loss for both tasks (PLDMLT's Eq. 2); None:
             cross-entropies.
         augment: augmentation, or resizing only.
@@ -78,6 +83,8 @@ class Config:
     label_space: str = LESION_SPACE.name
     tasks: tuple[str, ...] = TASKS
     lambda_cls: float = 0.1
+    balancing: str = FIXED
+    conflict_every: int = 0
     focal: tuple[float, float] | None = None
     augment: bool = True
     recipe: str = "report"
@@ -128,6 +135,7 @@ class Config:
             )
         if (self.system == "deepmt-dr") != (self.hierarchy is not None):
             raise MTLError(f"{self.name}: the system 'deepmt-dr', and no other, has a hierarchy")
+        self._check_balancing()
         if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
             raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")
         for side in (self.grading_size, self.segmentation_size, self.crop_size):
@@ -150,6 +158,29 @@ class Config:
                 f"one_pass needs pictures of one size: grading_size {self.grading_size}, "
                 f"crop_size {self.crop_size}"
             )
+
+    def _check_balancing(self) -> None:
+        if self.balancing not in BALANCINGS:
+            raise MTLError(f"no balancing {self.balancing!r}. There are: {', '.join(BALANCINGS)}.")
+        if self.conflict_every < 0:
+            raise MTLError(f"conflict_every {self.conflict_every} is below 0")
+        if not self.own_backward:
+            return
+        if self.system not in BALANCED_SYSTEMS or set(self.tasks) != set(TASKS) or self.label_update:
+            raise MTLError(
+                f"{self.name}: balancing and conflict_every need both tasks, grading and segmentation, of "
+                f"{' or '.join(BALANCED_SYSTEMS)}, and no label update"
+            )
+        if self.balancing != FIXED and self.lambda_cls != 1:
+            raise MTLError(
+                f"{self.name}: {self.balancing} finds the weights itself, and lambda_cls {self.lambda_cls} "
+                "would not be used: set it to 1"
+            )
+
+    @property
+    def own_backward(self) -> bool:
+        """Are gradients taken task by task, in place of those of one sum?"""
+        return self.balancing != FIXED or self.conflict_every > 0
 
     def size(self, task: str) -> int:
         """Side of a task's whole pictures."""

@@ -34,6 +34,7 @@ from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.runtime import default_device, seed_everything
 from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.baselines import DILATED
+from mtl_utils.training.balanced import BalancedModule
 from mtl_utils.training.checkpoints import config_from, load_model, load_state, network_state
 from mtl_utils.training.config import (
     BEST_ACCURACY,
@@ -57,18 +58,19 @@ LABELS = "made-labels"
 """Folder, inside a run's, of the labels that the first network made."""
 
 
-def precision(system: str) -> str:
+def precision(system: str, own_backward: bool = False) -> str:
     """bfloat16 where the hardware computes in it: twice as fast at the same accuracy; else float16 on a GPU,
     float32 on a CPU.
 
     The DeepLabs always take float32 on a CPU: there the gradient of their dilated depthwise convolutions is
-    now and then not a number in bfloat16 (torch 2.15).
+    now and then not a number in bfloat16 (torch 2.15). `own_backward`: see `Config`.
     """
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
-        # The label update takes its gradients itself: the scaling that float16 needs does not reach them.
-        return "32-true" if system == "pldmlt" else "16-mixed"
+        # Gradients of each task, and those of a label update, are taken without Lightning: the scaling that
+        # float16 needs does not reach them.
+        return "32-true" if system == "pldmlt" or own_backward else "16-mixed"
     fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
     return "bf16-mixed" if fast else "32-true"
 
@@ -127,7 +129,7 @@ def _trainer(config: Config, **settings) -> L.Trainer:
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
         devices=1,
-        precision=precision(config.system),
+        precision=precision(config.system, config.own_backward),
         deterministic="warn",
         logger=False,
         num_sanity_val_steps=0,
@@ -242,7 +244,7 @@ def _module(
 ) -> MultiTaskModule:
     if config.label_update:
         return LabelUpdateModule(config, network, copy.fingerprint, pseudo)
-    kind = HierarchyModule if config.hierarchy else MultiTaskModule
+    kind = HierarchyModule if config.hierarchy else BalancedModule if config.own_backward else MultiTaskModule
     return kind(config, network, copy.fingerprint, pseudo)
 
 

@@ -147,12 +147,16 @@ class MultiTaskModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])
 
+    def parameter_groups(self) -> list[dict]:
+        """What the optimizer moves, with settings of its own where they differ from the network's."""
+        return [{"params": self.network.parameters()}]
+
     def configure_optimizers(self) -> dict:
         decay = self.config.hierarchy.weight_decay if self.config.hierarchy else 0.0
         # Without decay AdamW is Adam. With it, decay added to the gradient (Adam's own way) would outweigh
         # the small gradients of super-resolution: it then learned nothing in 2,000 steps.
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.config.learning_rate, weight_decay=decay
+            self.parameter_groups(), lr=self.config.learning_rate, weight_decay=decay
         )
         return {
             "optimizer": optimizer,

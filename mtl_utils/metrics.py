@@ -29,6 +29,10 @@ from mtl_utils.lesions import GRADES
 REPORT_SMOOTH = 1e-6  # the report prints none; only a photograph without any mask would notice the value
 _DRAWS_AT_ONCE = 250  # bounds the memory of the bootstrap
 Values = ArrayLike | torch.Tensor
+Weighted = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Metrics as functions of how often each photograph counts: weights (R, N) -> name -> values (R,), NaN where
+they are not defined. Give it to `with_intervals`.
+"""
 
 
 # ------------------------------------------------------------------------------------------ the bootstrap
@@ -42,10 +46,16 @@ def _draws(n: int, n_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
         yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
 
 
-def _with_intervals(
-    values: Callable[[np.ndarray], dict[str, np.ndarray]], n: int, n_bootstrap: int, seed: int
-) -> dict[str, float]:
-    """`values(weights)` of the whole set; as /low and /high, 2.5th and 97.5th percentile over draws."""
+def with_intervals(values: Weighted, n: int, n_bootstrap: int = 0, seed: int = 0) -> dict[str, float]:
+    """`values(weights)` of n photographs, each counted once; with n_bootstrap > 0 also as /low and /high, the
+    2.5th and 97.5th percentile over as many draws. What is not defined has no key.
+
+    Whoever gives the same n and seed has the same draws: so an interval of a difference is that of pairs.
+
+    >>> heights = np.array([1.0, 2.0, 6.0])
+    >>> with_intervals(lambda weights: {"mean": weights @ heights / weights.sum(axis=1)}, 3)
+    {'mean': 3.0}
+    """
     whole = values(np.ones((1, n)))
     result = {name: float(value[0]) for name, value in whole.items() if np.isfinite(value[0])}
     blocks = [values(weights) for weights in _draws(n, n_bootstrap, seed)]
@@ -99,6 +109,11 @@ def grading_metrics(
     >>> result["grading/accuracy"], round(result["grading/qwk"], 3), result["grading/auc/2"]
     (0.75, 0.68, 1.0)
     """
+    return with_intervals(grading_values(grades, probabilities), len(grades), n_bootstrap, seed)
+
+
+def grading_values(grades: Values, probabilities: Values) -> Weighted:
+    """`grading_metrics` as a function of how often each photograph counts. Same arguments, same errors."""
     grades, probabilities = _paired(grades, _probabilities(probabilities), "probabilities")
     cells = _cells(grades, probabilities.argmax(axis=1))
 
@@ -109,7 +124,7 @@ def grading_metrics(
         result["auc/mean"] = _mean(np.stack(list(auc.values())), axis=0)
         return {f"grading/{name}": value for name, value in result.items()}
 
-    return _with_intervals(values, len(grades), n_bootstrap, seed)
+    return values
 
 
 def confusion(grades: Values, predictions: Values) -> np.ndarray:
@@ -238,7 +253,7 @@ def mean_metrics(
             f"{prefix}/{name}": _mean_over_photographs(weights, column.to_numpy()) for name, column in columns
         }
 
-    return _with_intervals(values, len(photographs), n_bootstrap, seed)
+    return with_intervals(values, len(photographs), n_bootstrap, seed)
 
 
 # ------------------------------------------------------------------------------------------- segmentation
@@ -364,6 +379,10 @@ class SegmentationMetrics:
 
         Raises MTLError before the first photograph, and for a threshold that is not a multiple of 1 / n_bins.
         """
+        return with_intervals(self.values(threshold), len(self), n_bootstrap, seed)
+
+    def values(self, threshold: float = 0.5) -> Weighted:
+        """`compute` as a function of how often each photograph counts. Same errors."""
         histograms = self._histograms().astype(float)
         hits, predicted, true = self._areas(threshold)
         present = true > 0
@@ -404,7 +423,7 @@ class SegmentationMetrics:
             result["report_dice"] = _mean_over_photographs(weights, report)
             return {f"segmentation/{name}": value for name, value in result.items()}
 
-        return _with_intervals(values, len(self), n_bootstrap, seed)
+        return values
 
     def per_photograph(self, threshold: float = 0.5) -> pd.DataFrame:
         """One row per photograph, in the order seen: Dice per lesion (NaN where absent) and `report_dice`."""

@@ -16,10 +16,11 @@ from IPython.display import HTML, display
 from IPython.utils.capture import capture_output
 from jupyterquiz import display_quiz
 
+from mtl_utils.analysis import dice
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import LESION_NAMES, LESIONS
-from mtl_utils.plots import overlay, overlay_sheet, zoom_sheet
+from mtl_utils.plots import overlay, overlay_sheet, threshold_sheet, verdicts, zoom_sheet
 
 # ---------------------------------------------------------------- quizzes
 
@@ -225,3 +226,54 @@ def zoom_explorer(
         control.observe(draw, "value")
     draw()
     display(widgets.VBox([widgets.HBox([photograph, size]), widgets.HBox([down, across]), shown]))
+
+
+# ---------------------------------------------------------------- chapter 08: the threshold
+
+
+def threshold_explorer(
+    examples: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    label: str,
+    lesion: str = "EX",
+    thresholds: Sequence[float] = (0.2, 0.5, 0.8),
+) -> None:
+    """Choose a photograph, a lesion and a threshold, and see what is found, missed and a false alarm.
+
+    Args:
+        examples: name -> photograph (RGB, uint8 (H, W, 3)), lesion -> true mask (H, W), lesion -> probability
+            (H, W); all have the same lesions.
+        label: names the data, as `Runtime.label`.
+        lesion: which one is shown at first.
+        thresholds: those of the static figure, where no kernel is live.
+    """
+    if not is_live():
+        threshold_sheet(examples, lesion, thresholds, label)
+        return
+    lesions = list(next(iter(examples.values()))[1])
+    names = [(LESION_NAMES.get(each, each), each) for each in lesions]
+    photograph = widgets.Dropdown(options=list(examples), description="photograph")
+    kind = widgets.Dropdown(options=names, value=lesion, description="lesion")
+    threshold = widgets.FloatSlider(0.5, min=0.01, max=0.99, step=0.01, description="threshold")
+    shown = widgets.HTML()
+
+    def draw(*_) -> None:
+        image, truths, chances = examples[photograph.value]
+        truth, marked = truths[kind.value] > 0, chances[kind.value] >= threshold.value
+        score = dice(truth, marked)
+        text = f"Dice {score:.3f}" if np.isfinite(score) else "nothing to find"
+        counts = {
+            "found": truth & marked,
+            "missed": truth & ~marked,
+            "false alarm": ~truth & marked,
+        }
+        numbers = ", ".join(f"{name} {mask.sum():,}" for name, mask in counts.items())
+        alt = f"{photograph.value} ({label}), {kind.label} from {threshold.value:g} on: {text}; {numbers}"
+        plain = _image_tag(overlay(image, {kind.value: truth}, fill=0), "the true outlines", 400)
+        judged = _image_tag(verdicts(image, truth, marked), alt, 400)
+        legend = "green: found, blue: missed, orange: false alarm"
+        shown.value = f"<p>{text}; pixels: {numbers} ({legend})</p>{plain} {judged}"
+
+    for control in (photograph, kind, threshold):
+        control.observe(draw, "value")
+    draw()
+    display(widgets.VBox([widgets.HBox([photograph, kind, threshold]), shown]))

@@ -3,6 +3,24 @@
 Functions draw into a new figure and return it; the notebook shows what it gets.
 """
 
+from mtl_utils.plots.analysis import (
+    case_sheet,
+    confusion_with_intervals,
+    counts_by_grade,
+    errors_by_chance,
+    heat_beside_lesions,
+    leak_gains,
+    mistake_shares,
+    one_right,
+    own_and_swapped,
+    precision_recall_of_systems,
+    ranks,
+    reliability_curves,
+    size_effects,
+    system_differences,
+    threshold_sheet,
+    verdicts,
+)
 from mtl_utils.plots.common import (
     PLAIN,
     TASK_COLOURS,

@@ -270,6 +270,8 @@ def test_a_dice_of_the_whole_step_cannot_be_shared(synthetic_copy, tmp_path):
         ("mtunet-c-semi", {}, 2, 1, "trained before"),
         ("mtunet-b", {}, 2, 1, "trained before"),
         ("deepmt-dr", {}, 2, 1, "trained before"),
+        ("lesions-best", {}, 2, 1, "Dice of a whole step"),
+        ("balance-pcgrad", {}, 2, 1, "gradients of each task"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(synthetic_copy, name, settings, devices, nodes, said):

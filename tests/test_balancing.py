@@ -27,7 +27,7 @@ from mtl_utils.balancing import (
 )
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import COURSE, EXPERIMENTS, STEP_COST, experiment
-from mtl_utils.gains import BALANCED, GAIN, SINGLES, balancing_table, run_gains, seed_interval
+from mtl_utils.gains import BALANCED, FEW, GAIN, SINGLES, balancing_table, run_gains, seed_interval
 from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.systems.shared_encoder import SharedEncoder
@@ -394,7 +394,7 @@ def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:
 def test_every_balancing_has_its_run_and_all_have_equal_time() -> None:
     courses = {name: entry.config for name, entry in EXPERIMENTS.items() if entry.paper == COURSE}
     assert {config.balancing for config in courses.values()} == set(BALANCINGS)
-    assert set(courses) == {*BALANCED, *SINGLES.values()}
+    assert set(courses) == {*BALANCED, *SINGLES.values(), *FEW}
     assert [len(courses[name].tasks) for name in SINGLES.values()] == [1, 1]
     for profile in ("cpu", "gpu"):
         configs = {name: experiment(name, profile) for name in courses}
@@ -404,12 +404,40 @@ def test_every_balancing_has_its_run_and_all_have_equal_time() -> None:
             plain = configs["balance-equal"].epochs * configs["balance-equal"].steps_per_epoch
             assert time == pytest.approx(plain, rel=0.06), name
         # In all else they are alike.
-        free = ("name", "tasks", "balancing", "lambda_cls", "steps_per_epoch", "conflict_every", "one_pass")
+        free = (
+            "name",
+            "tasks",
+            "balancing",
+            "lambda_cls",
+            "steps_per_epoch",
+            "conflict_every",
+            "one_pass",
+            "few_masks",
+        )
         alike = [
             replace(config, **{key: getattr(configs["balance-equal"], key) for key in free})
             for config in configs.values()
         ]
         assert set(alike) == {configs["balance-equal"]}
+
+
+def test_few_masks_are_chosen_by_the_seed_and_change_nothing_else(synthetic_copy) -> None:
+    table = synthetic_copy.table
+    whole, few, other = (
+        smoke(name, seed=seed).parts(table)
+        for name, seed in (("uncertainty", 0), ("uncertainty-few", 0), ("uncertainty-few", 1))
+    )
+    alone = smoke("masks-few").parts(table)
+    kept = few.rows("train", "segmentation")
+    assert len(kept) == 2 and set(kept) < set(whole.rows("train", "segmentation"))
+    assert list(kept) == list(alone.rows("train", "segmentation"))  # the single task has the same
+    assert len(other.rows("train", "segmentation")) == 2
+    for role, task in (("train", "grading"), ("val", "segmentation"), ("test", "segmentation")):
+        assert list(few.rows(role, task)) == list(whole.rows(role, task))
+    left_out = few.dropped[few.dropped.reason.str.contains("few")]
+    assert len(left_out) == len(whole.rows("train", "segmentation")) - 2
+    with pytest.raises(MTLError, match="999 asked for"):
+        smoke("masks-few", few_masks=999).parts(table)
 
 
 def test_costs_name_every_kind() -> None:

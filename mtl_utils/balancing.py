@@ -146,22 +146,38 @@ class Projected(Balance):
         return dict(zip(losses, weights.tolist(), strict=True))
 
 
-def create_balance(name: str, tasks: int = 2) -> Balance | None:
-    """A method of `BALANCINGS` for so many tasks; None for 'fixed', which needs nothing of all this.
+AGGREGATORS = {"pcgrad": PCGrad, "cagrad": lambda: CAGrad(c=CAGRAD_C), "upgrad": UPGrad}
+"""The methods of torchjd.
 
-    PCGrad: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020. CAGrad: Liu et al.,
-    Conflict-Averse Gradient Descent, NeurIPS 2021. UPGrad: Quinton and Rey, Jacobian Descent for
-    Multi-Objective Optimization, 2024.
+PCGrad: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020. CAGrad: Liu et al., Conflict-Averse
+Gradient Descent for Multi-Task Learning, NeurIPS 2021. UPGrad: Quinton and Rey, Jacobian Descent for
+Multi-Objective Optimization, 2024.
+"""
+
+
+def combined_gradients(gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a plain sum and each of `AGGREGATORS` makes of the gradients of T tasks.
+
+    Args:
+        gradients: (T, n), a row per task.
+
+    Returns:
+        'sum', 'pcgrad', 'cagrad', 'upgrad' -> (n,).
+
+    >>> combined_gradients(torch.tensor([[1.0, 0.0], [-1.0, 2.0]]))["pcgrad"]
+    tensor([0.8000, 2.4000])
     """
-    makers = {
-        FIXED: lambda: None,
-        "uncertainty": lambda: Uncertainty(tasks),
-        "gradnorm": lambda: GradNorm(tasks),
-        "pcgrad": lambda: Projected(PCGrad()),
-        "cagrad": lambda: Projected(CAGrad(c=CAGRAD_C)),
-        "upgrad": lambda: Projected(UPGrad()),
-    }
-    return makers[name]()
+    combined = {name: make()(gradients) for name, make in AGGREGATORS.items()}
+    return {"sum": gradients.sum(dim=0), **combined}
+
+
+def create_balance(name: str, tasks: int = 2) -> Balance | None:
+    """A method of `BALANCINGS` for so many tasks; None for 'fixed', which needs nothing of all this."""
+    if name == FIXED:
+        return None
+    if name in AGGREGATORS:
+        return Projected(AGGREGATORS[name]())
+    return {"uncertainty": Uncertainty, "gradnorm": GradNorm}[name](tasks)
 
 
 def last_layer_lengths(losses: Losses, encoder: nn.Module) -> torch.Tensor:

@@ -3,6 +3,15 @@
 Functions draw into a new figure and return it; the notebook shows what it gets.
 """
 
+from mtl_utils.plots.balancing import (
+    BALANCING_NAMES,
+    conflict_map,
+    cost_bars,
+    gain_forest,
+    gradient_plane,
+    stage_gradients,
+    weight_ratios,
+)
 from mtl_utils.plots.common import (
     PLAIN,
     TASK_COLOURS,

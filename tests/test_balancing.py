@@ -84,7 +84,7 @@ def test_upgrad_takes_the_mean_of_both_projections_onto_the_dual_cone() -> None:
     # With two tasks the projection onto the cone of all d with g1.d >= 0 and g2.d >= 0 is PCGrad's, and the
     # mean in place of the sum: half of it.
     gradient, _ = step("upgrad", FIRST, SECOND)
-    assert gradient == pytest.approx([0.4, 1.2], abs=2e-3)  # the solver adds 1e-4 to the Gramian
+    assert gradient == pytest.approx([0.4, 1.2], abs=2e-3)  # the solver is exact to about 1e-4
     gradient, _ = step("upgrad", FIRST, ALONG)
     assert gradient == pytest.approx([1.0, 0.5], abs=2e-3)
 
@@ -111,6 +111,25 @@ def test_cagrad_maximises_the_worst_gain_within_its_ball(second: tuple[float, fl
     ).x[0]
     mixed = dual * gradients[0] + (1 - dual) * gradients[1]
     assert gradient == pytest.approx(g0 + radius * mixed / np.linalg.norm(mixed), abs=3e-3)
+
+
+@pytest.mark.parametrize("ratio", [300.0, 30_000.0])
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_a_short_gradient_is_not_lost(ratio: float, size: float) -> None:
+    """Grade and masks differ as much as this; asked directly, torchjd 0.18 overlooks the short one."""
+    long, short = (ratio * size, 0.0), (-0.6 * size, 0.8 * size)
+    # PCGrad by hand: long + 0.6 ratio short, along (0.64, 0.48); short + 0.6 (1, 0), along (0, 0.8).
+    expected = size * np.array([0.64 * ratio, 0.48 * ratio + 0.8])
+    for name, factor in (("pcgrad", 1.0), ("upgrad", 0.5)):
+        gradient, weights = step(name, long, short)
+        assert gradient == pytest.approx(factor * expected, rel=2e-3), name
+        assert weights == pytest.approx(factor * np.array([1 + 0.6 / ratio, 1 + 0.6 * ratio]), rel=2e-3), name
+    # CAGrad: the mean is nearly half of the long one, and in all of the ball the short one gains least. So
+    # the step leaves the mean along the short one, by half of the mean's length.
+    mean = np.add(long, short) / 2
+    expected = mean + CAGRAD_C * np.linalg.norm(mean) * np.array([-0.6, 0.8])
+    gradient, _ = step("cagrad", long, short)
+    assert gradient == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "cagrad", "upgrad"])

@@ -111,10 +111,9 @@ def stage_gradients(tables: pd.DataFrame, own: pd.DataFrame, label: str) -> Figu
     places = np.arange(len(stages))
     for shift, task in ((-0.19, "grading"), (0.19, "segmentation")):
         median = tables.groupby("stage")[f"norm/{task}"].median().reindex(stages)
-        left.barh(places + shift, median, 0.36, color=TASK_COLOURS[task], label=task)
+        left.barh(places + shift, median, 0.36, color=TASK_COLOURS[task])
     left.set_xscale("log")
     left.set(xlabel="length of the gradient, median (log)", title="how long")
-    left.legend(frameon=False, fontsize=9)
     for task, mark in (("grading", "o"), ("segmentation", "s")):
         mean = own[own.task == task].groupby("stage").cosine.mean().reindex(stages)
         right.plot(
@@ -132,7 +131,7 @@ def stage_gradients(tables: pd.DataFrame, own: pd.DataFrame, label: str) -> Figu
         right.plot(rows.cosine, place, "|", color=TASK_COLOURS["both"], markersize=13, mew=2, label=name)
     right.axvline(0, color="black", linewidth=1)
     right.set(xlim=(-1.05, 1.05), xlabel="cosine of the angle", title="in which direction")
-    right.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     left.set_yticks(places, stages)
     left.invert_yaxis()
     open_frame(left, right)

@@ -230,6 +230,12 @@ def cost_bars(costs: pd.DataFrame, assumed: Mapping[str, float], label: str) -> 
 # ---------------------------------------------------------------- recorded runs
 
 
+def _run_name(experiment: str) -> str:
+    """What an experiment is called beside others: its fixed lambda is the report's."""
+    name = experiment.removeprefix("balance-")
+    return "λ = 0.1" if name == "fixed" else BALANCING_NAMES[name]
+
+
 def gain_forest(table: pd.DataFrame, runs: pd.DataFrame, columns: Mapping[str, str], title: str) -> Figure:
     """What each way to balance brought against the single-task runs, with 95 % intervals over seeds.
 
@@ -263,7 +269,9 @@ def gain_forest(table: pd.DataFrame, runs: pd.DataFrame, columns: Mapping[str, s
         ax.set_title(name, fontsize=11)
         ax.set_xlabel("percent")
         open_frame(ax)
-    names = [BALANCING_NAMES[name.removeprefix("balance-")] for name in table.index]
+        if not len(runs):
+            ax.set_xticks([])
+    names = [_run_name(name) for name in table.index]
     np.atleast_1d(axes)[0].set_yticks(range(len(table)), names)
     np.atleast_1d(axes)[0].set_ylim(len(table) - 0.5, -0.5)
     figure.suptitle(title)

@@ -179,7 +179,7 @@ def train(
             raise MTLError(f"{name} builds on nothing that comes before: leave out {first}")
         result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo)
     else:
-        result = fit(config, copy, out, resume=resume, first=first)
+        result = fit(config, copy, out, resume=resume, first=first, pseudo=pseudo)
     record = make_record(result, copy)
     path = write_record(record, out)
     for metric in (
@@ -206,28 +206,46 @@ def train(
 
 @app.command("results")
 def results(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these experiments. Default: all.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Folder of records. Default: those that come with the course.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Every record's settings and metrics as JSON.")
+        bool,
+        typer.Option("--json", help="Every record's settings and metrics as JSON, with its command."),
     ] = False,
 ) -> None:
-    """Show the recorded runs beside the papers' tables."""
+    """Show the recorded runs beside the papers' tables, each with the command that makes it again.
+
+    A run that nobody has made yet is 'pending'.
+    """
     import json
+    import shutil
 
-    from mtl_utils.records import PAPER_TABLES, beside, load_records
+    from mtl_utils.records import load_records
+    from mtl_utils.rerun import command
+    from mtl_utils.result_tables import WIDTH, as_text, tables
 
-    records = load_records(folder)
+    records, names = load_records(folder), names or []
+    found = tables(records, names)
     if as_json:
         flat = [
             {key: value for key, value in record.items() if not isinstance(value, list | dict)}
+            | {"command": command(record)}
             for record in records
+            if not names or record["experiment"] in names
         ]
         typer.echo(json.dumps(flat, indent=1))
         return
-    for title, table in PAPER_TABLES.items():
-        typer.echo(f"{title}\n{table.caption}\n\n{beside(records, title).to_string(na_rep='-')}\n")
+    typer.echo(
+        "To make a run again: the command below its row, with your folder of IDRiD, on the same device. "
+        "'code' is the\ncommit that made it: 'git checkout CODE' brings it back.\n"
+    )
+    width = max(shutil.get_terminal_size((WIDTH, 24)).columns, 80)
+    for title, (table, rows) in found.items():
+        typer.echo(f"{as_text(title, table, rows, width)}\n")
 
 
 @app.command("predict")

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mtl_utils.experiments import COURSE, EXPERIMENTS
+from mtl_utils.experiments import EXPERIMENTS
+from mtl_utils.experiments.course import BALANCE
 from mtl_utils.metrics import delta_mtl
 from mtl_utils.systems.base import TASKS
 
@@ -19,7 +20,7 @@ SINGLES = {"grading": "balance-grading", "segmentation": "balance-masks"}
 BALANCED = tuple(
     name
     for name, entry in EXPERIMENTS.items()
-    if entry.paper == COURSE and set(entry.config.tasks) == set(TASKS) and not entry.config.few_masks
+    if entry.family == BALANCE and set(entry.config.tasks) == set(TASKS) and not entry.config.few_masks
 )
 """The experiments of chapter 09 that learn both tasks from all labels."""
 FEW = ("balance-masks-few", "balance-uncertainty-few")

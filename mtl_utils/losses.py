@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional as F
 
@@ -26,8 +27,17 @@ def grading_loss(logits: torch.Tensor, grade: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits[known].float(), grade[known])
 
 
+MASK_LOSSES = ("bce", "bce+dice")
+"""Losses of masks whose classes do not exclude each other: binary cross-entropy, and with the Dice loss added
+(Milletari et al., V-Net, 2016), which weighs a small lesion's pixels like a large one's."""
+
+
 def segmentation_loss(
-    logits: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, space: LabelSpace = LESION_SPACE
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    has_mask: torch.Tensor,
+    space: LabelSpace = LESION_SPACE,
+    mask_loss: str = "bce",
 ) -> torch.Tensor:
     """Binary cross-entropy over every pixel and channel of the photographs that have masks; zero where none
     has.
@@ -37,11 +47,17 @@ def segmentation_loss(
         mask: 0 or 1, (B, classes, H, W).
         has_mask: bool (B,).
         space: meaning of the channels; exclusive classes are scored after a softmax (`softmax_bce`).
+        mask_loss: of classes that do not exclude each other, one of `MASK_LOSSES`. The Dice loss is
+            segmentation-models-pytorch's: a class over the batch, classes that the batch lacks left out.
     """
     if not has_mask.any():
         return logits.sum() * 0.0
     loss = softmax_bce if space.exclusive else F.binary_cross_entropy_with_logits
-    return loss(logits[has_mask].float(), mask[has_mask])
+    logits, mask = logits[has_mask].float(), mask[has_mask]
+    total = loss(logits, mask)
+    if mask_loss == "bce+dice":
+        total = total + smp.losses.DiceLoss("multilabel", from_logits=True)(logits, mask)
+    return total
 
 
 SMALLEST = 1e-7
@@ -126,6 +142,7 @@ def task_loss(
     batch: dict[str, torch.Tensor],
     space: LabelSpace = LESION_SPACE,
     focal: Focal | None = None,
+    mask_loss: str = "bce",
 ) -> torch.Tensor:
     """The loss of one task on one batch of `data.dataset.FundusDataset`.
 
@@ -136,6 +153,7 @@ def task_loss(
         space: meaning of the masks' channels.
         focal: categorical focal loss with these alpha and gamma, which needs exclusive classes; None:
             cross-entropy of the grades, binary cross-entropy of the masks.
+        mask_loss: see `segmentation_loss`.
     """
     if task == "isr":
         return F.l1_loss(logits.float(), batch["image"])
@@ -143,7 +161,7 @@ def task_loss(
         return focal_task_loss(task, logits, batch, focal)
     if task == "grading":
         return grading_loss(logits, batch["grade"])
-    return segmentation_loss(logits, batch["mask"], batch["has_mask"], space)
+    return segmentation_loss(logits, batch["mask"], batch["has_mask"], space, mask_loss)
 
 
 def weighted_sum(losses: dict[str, torch.Tensor], lambda_cls: float) -> torch.Tensor:

@@ -1,11 +1,21 @@
-"""The tables of the papers as data, to lay our recorded runs beside them (`records.beside`)."""
+"""The tables of the papers as data, to lay our recorded runs beside them (`records.beside`).
+
+All tables of the four texts, and those of their figures whose bars we measure; then what others published on
+IDRiD. Figures that show photographs only (the report's 3, PLDMLT's 6 and 7, MTUnet's 6, DeepMT-DR's 4) are
+not here, nor is the report's Figure 2, a confusion matrix that its text does not have in numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mtl_utils.experiments import DEEPMT_DR, MTUNET, PLDMLT_PAPER, REPORT
+from mtl_utils.experiments import COURSE, DEEPMT_DR, EXPERIMENTS, MTUNET, PLDMLT_PAPER, REPORT
+
+PUBLISHED = "IDRiD"
+"""In place of a paper: what others published on IDRiD."""
+NO_PAPER = "-"
+"""In place of a paper: recorded runs that stand in no table."""
 
 Value = float | tuple[float, float] | None
 
@@ -15,26 +25,51 @@ class PaperTable:
     """A table of a paper as data.
 
     Attributes:
-        paper: which of the four texts.
-        caption: what the table shows, and under which protocol.
-        columns: the table's own columns: title -> our metric.
+        paper: which of the four texts, or `PUBLISHED`, or `COURSE` (a question of our own), or `NO_PAPER`.
+        caption: what the table shows, and what ours has in its place.
+        protocol: how the printed figures were judged: on which photographs, and what chose the checkpoint;
+            empty where none is printed.
+        columns: the table's own columns: title -> our metric, or the path of another key of a record, as
+            'config/learning_rate'; '' where our records have none.
         rows: experiment, or for a method that the course does not have another key, whose row is printed
             only -> (the paper's own row name, values in the order of `columns`: a number, mean and
             standard deviation, or None where it prints none).
         percent: columns that the paper prints in percent.
         also: experiment -> further runs of ours that belong below its row.
+        ours: runs of ours that belong below the whole table and to no row of it.
         private: judged on photographs that nobody else has, so that no run of ours can stand beside.
-        on_ddr: on the data set DDR; every other table is on IDRiD.
+        on_ddr: on the data set DDR; every other table is on IDRiD. None: on any.
     """
 
     paper: str
     caption: str
+    protocol: str
     columns: dict[str, str]
     rows: dict[str, tuple[str, tuple[Value, ...]]]
     percent: tuple[str, ...] = ()
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ours: tuple[str, ...] = ()
     private: bool = False
-    on_ddr: bool = False
+    on_ddr: bool | None = False
+
+    @property
+    def source(self) -> str:
+        """What stands before a printed row: 'paper' or 'published'."""
+        return "published" if self.paper == PUBLISHED else "paper"
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, and the protocol of the printed rows."""
+        return (
+            f"{self.caption} Protocol of the printed rows: {self.protocol}" if self.protocol else self.caption
+        )
+
+    def experiments(self) -> tuple[str, ...]:
+        """The runs of ours that stand in this table, recorded or not."""
+        if self.private:
+            return ()
+        below = [(name, *self.also.get(name, ())) for name in self.rows if name in EXPERIMENTS]
+        return tuple(dict.fromkeys(each for names in (*below, self.ours) for each in names))
 
 
 _GRADE_COLUMNS = {
@@ -58,6 +93,14 @@ _WEIGHTED_COLUMNS = {
     "Kappa (%)": "grading/kappa",
     "Quadratic weighted kappa (%)": "grading/qwk",
 }
+_LESION_AUPR = {
+    "MA": "segmentation/aupr/MA",
+    "HE": "segmentation/aupr/HE",
+    "SE": "segmentation/aupr/SE",
+    "EX": "segmentation/aupr/EX",
+    "mean": "segmentation/aupr/mean",
+    "mean IoU": "segmentation/iou/mean",
+}
 _LESION_COLUMNS = {
     f"{lesion} {title}": f"segmentation/{metric}/{lesion}"
     for lesion in ("MA", "HE", "EX", "SE")
@@ -65,12 +108,23 @@ _LESION_COLUMNS = {
 }
 
 
+_DDR_PROTOCOL = (
+    "The default split of DDR; hyper-parameters were tuned on its validation part. Which epoch counts the "
+    "paper does not say."
+)
+_FOLDS_PROTOCOL = (
+    "Five folds; whether the fold that is judged also chose the checkpoint the paper does not say. Ours "
+    "(clean-folds): it did not, and the last checkpoint counts."
+)
+_FOUR_SETS = "learned from four data sets"
+
+
 def _figure(
     caption: str, bars: dict[str, str], title: str = "Accuracy (%)", metric: str = "grading/accuracy"
 ) -> PaperTable:
     """A figure of DeepMT-DR's paper, which prints no numbers: `bars` are experiment -> the paper's name."""
     rows = {name: (shown, (None,)) for name, shown in bars.items()}
-    return PaperTable(DEEPMT_DR, caption, {title: metric}, rows, percent=(title,))
+    return PaperTable(DEEPMT_DR, caption, _DDR_PROTOCOL, {title: metric}, rows, percent=(title,))
 
 
 def _at_scales(name: str) -> dict[str, str]:
@@ -79,10 +133,25 @@ def _at_scales(name: str) -> dict[str, str]:
 
 
 PAPER_TABLES: dict[str, PaperTable] = {
+    "Shared-encoder report, Table 1": PaperTable(
+        REPORT,
+        "How many photographs of IDRiD are learned from and judged. Ours take a validation part from "
+        "training, and under the protocol clean leave out photographs that stand in a test split as well.",
+        "IDRiD's official split; no validation part.",
+        {
+            f"{task}: {use}": f"photographs/{name}/{part}"
+            for task, name in (("Masks", "segmentation"), ("Grades", "grading"))
+            for use, part in (("train", "train"), ("validation", "val"), ("test", "test"))
+        },
+        {"shared-lambda-0.1": ("IDRiD", (54, None, 27, 413, None, 103))},
+        also={"shared-lambda-0.1": ("segmentation-only", "grading-only")},
+    ),
     "Shared-encoder report, Table 2": PaperTable(
         REPORT,
-        "Classification, segmentation and multi-task models; its 'validation' is IDRiD's official test "
-        "split, which also chose the checkpoint (protocol paper).",
+        "Classification, segmentation and multi-task models. The Dice is the report's own, of lesions and "
+        "disc together.",
+        "Its 'validation' is IDRiD's official test split, which also chose the checkpoint (our protocol "
+        "paper).",
         {
             "Classification loss": "grading/loss",
             "Segmentation loss": "segmentation/loss",
@@ -99,8 +168,9 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "MTUnet, Table 1": PaperTable(
         MTUNET,
         "The three variants. The paper's learned from 9,570 graded photographs of Kaggle's set with made "
-        "masks; which photographs judged them it does not say. Ours learn from IDRiD alone; we read its Dice "
-        "as the mean of red and yellow lesions, its ROC as the mean area over the five grades.",
+        "masks. Ours learn from IDRiD alone; we read its Dice as the mean of red and yellow lesions, its ROC "
+        "as the mean area over the five grades.",
+        "Fifty epochs. Which photographs judged the variants the paper does not say, nor which epoch counts.",
         {"Dice (%)": "segmentation/dice/mean", "ROC (%)": "grading/auc/mean"},
         {
             "mtunet-a": ("Variant A", (55.37, 86.27)),
@@ -112,8 +182,10 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "MTUnet, Table 2": PaperTable(
         MTUNET,
-        "Lesions on IDRiD's 27 test photographs of part A: mean and standard deviation of three runs. The "
-        "networks learned from the 54 training photographs; MTUnet also from grades that were made for them.",
+        "Dice of the lesions: mean and standard deviation of three runs. The networks learned from part A's "
+        "54 training photographs; MTUnet also from grades that were made for them.",
+        "IDRiD's official split: 27 test photographs of part A. What chose the checkpoint the paper does not "
+        "say.",
         {"Red lesions": "segmentation/dice/red", "Yellow lesions": "segmentation/dice/yellow"},
         {
             "unet": ("UNet", ((62.25, 7.646), (76.03, 1.415))),
@@ -128,8 +200,10 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "MTUnet, Table 3": PaperTable(
         MTUNET,
         "Grades, area under the ROC curve of each against the rest: mean and standard deviation of three "
-        "runs. The paper's networks learned from Kaggle's set and were judged on 413 photographs of IDRiD; "
-        "ours learn from IDRiD's training photographs and are judged on its 103 test photographs.",
+        "runs. The paper's networks learned from Kaggle's set; ours learn from IDRiD's training photographs "
+        "and are judged on its 103 test photographs.",
+        "413 photographs of IDRiD, as many as its training split has, of which none was learned from. What "
+        "chose the checkpoint the paper does not say.",
         _GRADE_COLUMNS,
         {
             "nasnet": (
@@ -160,6 +234,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         MTUNET,
         "As Table 3, judged on SiDRP14-15: 71,896 photographs of the Singapore National Diabetic Retinopathy "
         "Screening Program, which are private. So there are no runs of ours.",
+        "As Table 3, on SiDRP14-15.",
         _GRADE_COLUMNS,
         {
             "nasnet": (
@@ -188,9 +263,10 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 1, segmentation": PaperTable(
         PLDMLT_PAPER,
-        "Fused lesions, five folds. The paper's networks learned from IDRiD's part A and DiaRetDB1, ours "
-        "from part A alone. Which mean its mDice and mIoU are the paper does not say; without the background "
-        "they could not be this high. Ours are the means of lesion and background.",
+        "Fused lesions. The paper's networks learned from IDRiD's part A and DiaRetDB1, ours from part A "
+        "alone. Which mean its mDice and mIoU are the paper does not say; without the background they could "
+        "not be this high. Ours are the means of lesion and background.",
+        _FOLDS_PROTOCOL,
         _FUSED_COLUMNS,
         {
             "fused-unet": ("UNet", (91.859, 86.216)),
@@ -204,9 +280,9 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 1, grading": PaperTable(
         PLDMLT_PAPER,
-        "Accuracy of the grade. Which photographs judged it, and by whose grades, the paper does not say. "
-        "Ours: for PLDMLT and MTUnet the photographs of part A whose grade part B tells, for the others part "
-        "B's official test split.",
+        "Accuracy of the grade. Ours: for PLDMLT and MTUnet on the photographs of part A whose grade part B "
+        "tells, for the others on part B's official test split.",
+        "Which photographs judged it, and by whose grades, the paper does not say.",
         _ACCURACY_COLUMN,
         {
             "nasnet": ("NASNet", (50.74,)),
@@ -224,6 +300,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "As Table 1, on DDR (the same experiments with `--data DDR`). In all six rows IoU is Dice / (2 - "
         "Dice), as of one Dice and not of a mean of unlike ones: perhaps of all pixels of both classes "
         "together (chapter 06).",
+        _FOLDS_PROTOCOL,
         _FUSED_COLUMNS,
         {
             "fused-unet": ("UNet", (95.612, 91.591)),
@@ -239,6 +316,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "PLDMLT, Table 2, grading": PaperTable(
         PLDMLT_PAPER,
         "As Table 1, on DDR.",
+        "Which photographs judged it, and by whose grades, the paper does not say.",
         _ACCURACY_COLUMN,
         {
             "nasnet": ("NASNet", (76.59,)),
@@ -253,8 +331,9 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 3": PaperTable(
         PLDMLT_PAPER,
-        "Ablation on IDRiD (and in the paper DiaRetDB1), five folds: masks only (L_S); with pseudo grades "
-        "(L_C); with the label-update network; with beta 0.8 instead of 1.",
+        "Ablation on IDRiD (and in the paper DiaRetDB1): masks only (L_S); with pseudo grades (L_C); with "
+        "the label-update network; with beta 0.8 instead of 1.",
+        _FOLDS_PROTOCOL,
         _FUSED_COLUMNS | {"Dice of the lesions alone (%)": "segmentation/dice/lesion"},
         {
             "pldmlt-masks": ("L_S", (94.96, 91.02, None)),
@@ -265,13 +344,35 @@ PAPER_TABLES: dict[str, PaperTable] = {
         percent=(*_FUSED_COLUMNS, "Dice of the lesions alone (%)"),
         also={"pldmlt": ("pldmlt-printed", "pldmlt-first-order")},
     ),
+    "DeepMT-DR, Table 1": PaperTable(
+        DEEPMT_DR,
+        "Settings of the two training stages, no results. The lambdas of ours are the paper's own "
+        "(`systems.deepmt_dr_losses.STAGE_ONE`, `STAGE_TWO`), and therefore not in a record; the profile cpu "
+        "learns at another rate in stage I.",
+        "Tuned on the validation part of DDR.",
+        {
+            "I: learning rate": "config/hierarchy/first_learning_rate",
+            "I: lambda img": "",
+            "I: lambda tv": "",
+            "I: lambda sa": "",
+            "II: learning rate": "config/learning_rate",
+            "II: phi vis": "config/hierarchy/threshold",
+            "II: lambda img": "",
+            "II: lambda tv": "",
+            "II: lambda sa": "",
+            "II: lambda ca": "",
+        },
+        {"deepmt-dr": ("Ours", (1e-4, 1, 1e-6, 10, 5e-5, 0.5, 1, 1e-6, 1, 10))},
+    ),
     "DeepMT-DR, Table 2, DDR": PaperTable(
         DEEPMT_DR,
         "Grades: mean and standard deviation, in the paper on DDR, ours on IDRiD. Which average of precision "
         "and F1 it prints the paper does not say. The recall weighted by the grades' frequency is the "
         "accuracy, and that its three figures are near each other speaks for weighted means: ours are those. "
         "In 11 of the 14 rows of both halves kappa is too high beside the accuracy to be the unweighted one "
-        "that the paper cites; ours is unweighted, and the weighted one stands beside.",
+        "that the paper cites; ours is unweighted, and the weighted one stands beside. The text names a "
+        "seventh method, Zhou, that the table does not have.",
+        _DDR_PROTOCOL,
         _WEIGHTED_COLUMNS,
         {
             "deepmt-dr": ("Ours", ((82.5, 0.8), (82.2, 0.5), (81.8, 0.6), (77.8, 0.8), None)),
@@ -287,6 +388,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "DeepMT-DR, Table 2, EyePACS": PaperTable(
         DEEPMT_DR,
         "As the half on DDR, on EyePACS, which has grades and no masks. There are no runs of ours.",
+        _DDR_PROTOCOL.replace("DDR", "EyePACS"),
         _WEIGHTED_COLUMNS,
         {
             "Ours": ("Ours", ((85.7, 0.7), (86.0, 0.8), (83.9, 0.5), (83.7, 0.6), None)),
@@ -303,6 +405,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         DEEPMT_DR,
         "Super-resolution by 4, in the paper on DDR, ours on IDRiD. What the paper measures over it does not "
         "say, and it prints no value of bicubic; ours are measured inside the field of view without its rim.",
+        _DDR_PROTOCOL,
         {"PSNR (dB)": "isr/psnr", "SSIM": "isr/ssim", "bicubic PSNR (dB)": "isr/bicubic/psnr"},
         {
             "deepmt-dr": ("Ours", (39.7, 0.883, None)),
@@ -316,6 +419,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         DEEPMT_DR,
         "Lesions: area under the ROC curve and average precision, in the paper on DDR, ours on IDRiD. The "
         "paper's HM is our HE, and its HE, the hard exudates, our EX.",
+        _DDR_PROTOCOL,
         _LESION_COLUMNS,
         {
             "lesions-unet": ("U-Net", (95.7, 45.5, 95.3, 49.4, 96.5, 65.5, 97.2, 58.4)),
@@ -329,6 +433,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "DeepMT-DR, Table 5": PaperTable(
         DEEPMT_DR,
         "Ablation: other visualisations in place of GMSV, in the paper on DDR, ours on IDRiD.",
+        _DDR_PROTOCOL,
         _ACCURACY_COLUMN,
         {
             "deepmt-guided-backprop": ("GBP", (81.4,)),
@@ -375,5 +480,84 @@ PAPER_TABLES: dict[str, PaperTable] = {
         _at_scales("lesions"),
         "mAP (%)",
         "segmentation/aupr/mean",
+    ),
+    "DeepMT-DR, Figure 2 c": PaperTable(
+        DEEPMT_DR,
+        "Area under the ROC curve of the grading subnet's evidence map against what was drawn: four lesions, "
+        "and the background. In the paper on DDR, ours on IDRiD: the subnet alone, then in the whole system. "
+        "The paper's HM is our HE, and its HE our EX. The figure prints no numbers.",
+        _DDR_PROTOCOL,
+        {name: f"evidence/auc/{name}" for name in ("MA", "HE", "SE", "EX", "background")},
+        {"grade-at-1-1": ("DR grading network", (None,) * 5)},
+        also={"grade-at-1-1": ("deepmt-dr",)},
+    ),
+    "This course: the four systems side by side": PaperTable(
+        COURSE,
+        "The fair comparison: same encoder (EfficientNet-Lite0), same whole photographs, augmentation, "
+        "learning rate and number of steps, clean protocol, last checkpoint. What differs is what makes a "
+        "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
+        "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
+        "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
+        "a healthy eye.",
+        "",
+        {
+            "Accuracy": "grading/accuracy",
+            "Weighted kappa": "grading/qwk",
+            "mean AUC": "grading/auc/mean",
+            "MA": "segmentation/aupr/MA",
+            "HE": "segmentation/aupr/HE",
+            "SE": "segmentation/aupr/SE",
+            "EX": "segmentation/aupr/EX",
+            "mean AUPR": "segmentation/aupr/mean",
+            "mean Dice": "segmentation/dice/mean",
+        },
+        {},
+        ours=tuple(name for name in EXPERIMENTS if name.startswith("fair-")),
+    ),
+    "This course: the way to the best lesions": PaperTable(
+        COURSE,
+        "Each row adds one step to the row above it; all else stays. Chapter 08 tells what each step gave.",
+        "",
+        _LESION_AUPR,
+        {},
+        ours=(*(name for name in EXPERIMENTS if name.startswith("lesions-step")), "lesions-best"),
+    ),
+    "IDRiD, lesions: what others published": PaperTable(
+        PUBLISHED,
+        "Area under the precision-recall curve (AUPR) of each lesion, pooled over all pixels of the test "
+        "photographs, and the mean over the four. The challenge's row has the best entry of each lesion: no "
+        "single method. M2MRF takes 11 thresholds for the curve and sees 1440 x 960 px, HRDecoder "
+        "2880 x 1920 px.",
+        "IDRiD's official split: 27 test photographs of part A. What chose the checkpoint differs from paper "
+        "to paper, and most do not say.",
+        _LESION_AUPR,
+        {
+            "challenge": ("challenge, best of each lesion", (0.502, 0.680, 0.700, 0.885, None, None)),
+            "l-seg": ("L-Seg", (0.463, 0.637, 0.711, 0.795, 0.652, None)),
+            "local-global": ("Local-Global U-Nets", (0.525, 0.703, 0.679, 0.889, 0.699, None)),
+            "pbda": ("PBDA", (0.534, 0.715, 0.731, 0.864, 0.711, None)),
+            "m2mrf": ("M2MRF", (None, None, None, None, 0.676, 0.502)),
+            "hrdecoder": ("HRDecoder", (None, None, None, None, 0.713, 0.522)),
+        },
+        ours=("lesions-best", "lesions-unet"),
+    ),
+    "IDRiD, grades: what others published": PaperTable(
+        PUBLISHED,
+        "Grades on IDRiD. The challenge counts a photograph as right where the grade of retinopathy and that "
+        "of macular edema (DME) both are; ours learn no DME. Of the models that learned from four data sets "
+        "together the lowest and the highest kappa stand here.",
+        "IDRiD's official split: 103 test photographs of part B. What chose the checkpoint differs from "
+        "paper to paper.",
+        {
+            "Accuracy, grade and DME": "",
+            "Accuracy, grade": "grading/accuracy",
+            "Quadratic weighted kappa": "grading/qwk",
+        },
+        {
+            "challenge": ("challenge, winner", (0.631, None, None)),
+            "four-sets-lowest": (f"{_FOUR_SETS}, lowest", (None, None, 0.751)),
+            "four-sets-highest": (f"{_FOUR_SETS}, highest", (None, None, 0.781)),
+        },
+        ours=("grade-lite0", "grade-lite1", "grade-with-lesions", "grading-only", "shared-lambda-0.1"),
     ),
 }

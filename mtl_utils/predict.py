@@ -24,7 +24,7 @@ from mtl_utils.errors import DataError, MTLError
 from mtl_utils.lesions import GRADE_NAMES, LESIONS
 from mtl_utils.plots import overlay
 from mtl_utils.pseudo import file_digest
-from mtl_utils.systems.base import FundusNetwork
+from mtl_utils.systems.base import FundusNetwork, judged_logits
 from mtl_utils.training import Config, load_model
 
 MARKED = 0.5
@@ -143,7 +143,8 @@ def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray
 def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
     picture = resize_recipe(config.size(task))(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
-    return network(batch.to(next(network.parameters()).device), tasks=(task,))[task][0].float()
+    batch = batch.to(next(network.parameters()).device)
+    return judged_logits(network, batch, task, config.flips)[0].float()
 
 
 def _at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from scipy import stats
 from mtl_utils.balancing import FIXED
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import EXPERIMENTS
-from mtl_utils.metrics import confusion
+from mtl_utils.experiments import EXPERIMENTS, experiment
+from mtl_utils.metrics import SegmentationMetrics, confusion
 from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
 from mtl_utils.pseudo_grades import measure
+from mtl_utils.rerun import command as command
+from mtl_utils.rerun import filled
 from mtl_utils.runtime import default_device, device_name, package_versions, peak_memory
 from mtl_utils.training import (
     BEST_ACCURACY,
@@ -61,10 +63,12 @@ def results_folder() -> Path:
 
 def code_version() -> str:
     """The git commit of the library, with '+changes' where files differ from it; the package version outside
-    a checkout.
+    a checkout. A job that runs from an export without git is told its commit in `MTL_COMMIT`.
     """
     from mtl_utils import __version__
 
+    if told := os.environ.get("MTL_COMMIT"):
+        return f"{__version__} ({told})"
     git = ["git", "-C", str(_HERE)]
     try:
         commit = subprocess.run(
@@ -126,12 +130,43 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
             **other.compute(),
             "confusion": other.confusion(),
         },
+        **_to_score_again(result, copy, chosen, role),
         **_labels_made(result, copy, role),
         **_evidence(result, copy, role),
         **_balancing(result),
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
+
+
+def _to_score_again(
+    result: FitResult | CrossValidation, copy: WorkingCopy, scores: Scores, role: str
+) -> dict[str, object]:
+    """What a later analysis needs besides the metrics: `pixel_counts` (`segmentation_scores`); `validation`,
+    the same checkpoint's metrics and grades on the photographs that may choose between runs; `leaked`, per
+    task the names of judged photographs that the training side of any task shows as well.
+    """
+    config, found = result.config, {}
+    if scores.rows.get("segmentation"):
+        found["pixel_counts"] = scores.segmentation.pack()
+    if isinstance(result, FitResult):
+        chooses = result.scores(copy, config.chosen, "val")
+        rows = chooses.per_photograph(copy.table)
+        graded = rows[rows.task == "grading"].dropna(axis="columns", how="all")
+        found["validation"] = {**chooses.compute(), "per_photograph": graded.to_dict(orient="records")}
+        learned = copy.table.photo[config.parts(copy.table).roles == "train"]
+        found["leaked"] = {
+            task: copy.table.name.iloc[rows][copy.table.photo.iloc[rows].isin(learned)].tolist()
+            for task, rows in scores.rows.items()
+        }
+    return found
+
+
+def segmentation_scores(record: dict) -> SegmentationMetrics | None:
+    """The masks of a record, to be scored again: at other thresholds, as curves, over some photographs only.
+    None where the run has no masks, or the record is older than its `pixel_counts`.
+    """
+    return SegmentationMetrics.unpack(record["pixel_counts"]) if "pixel_counts" in record else None
 
 
 def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dict[str, int]]:
@@ -141,7 +176,8 @@ def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dic
     parts = config.parts(copy.table)
 
     def number(use: str, task: str) -> int:
-        return len(parts.rows(use, config.photographs_of(task)))
+        place = config.photographs_of(task) if use == "train" else config.judged_on(task)
+        return len(parts.rows(use, place))
 
     return {
         task: {"train": number("train", task), "val": number("val", task), "test": len(scores.rows[task])}
@@ -239,8 +275,10 @@ def _rounded(value: object) -> object:
 
 
 def record_name(record: dict) -> str:
-    """File name of a record."""
-    return f"{record['experiment']}-{record['profile']}-seed{record['seed']}.json"
+    """File name of a record, with the protocol where it is not the experiment's own."""
+    own = experiment(record["experiment"], record["profile"]).protocol
+    protocol = "" if record["protocol"] == own else f"-{record['protocol']}"
+    return f"{record['experiment']}-{record['profile']}{protocol}-seed{record['seed']}.json"
 
 
 def write_record(record: dict, folder: str | Path) -> Path:
@@ -273,6 +311,48 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
     return records
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table, or of ours below it.
+
+    Attributes:
+        run: 'paper: U-Net' or 'ours: unet'.
+        values: by the table's columns, in its units; what nobody printed or measured is None or missing.
+        runs: our records, which differ in their seeds only; none in the paper's rows and in pending ones.
+        pending: nobody has made this run yet.
+    """
+
+    run: str
+    values: dict[str, Value]
+    runs: tuple[dict, ...] = ()
+    pending: bool = False
+
+
+def rows_of(records: list[dict], paper: PaperTable) -> list[Row]:
+    """A table's printed rows, each with our recorded runs below it. A row whose key is no experiment is
+    printed only.
+    """
+    rows = []
+    for name, (title, values) in paper.rows.items():
+        rows.append(Row(f"{paper.source}: {title}", dict(zip(paper.columns, values, strict=True))))
+        if name in EXPERIMENTS and not paper.private:
+            for each in (name, *paper.also.get(name, ())):
+                rows += _our_rows(records, each, paper)
+    for each in paper.ours:
+        rows += _our_rows(records, each, paper)
+    return rows
+
+
+def _our_rows(records: list[dict], experiment: str, paper: PaperTable) -> list[Row]:
+    alike: dict[tuple, list[dict]] = {}
+    for record in records:
+        if record["experiment"] == experiment and paper.on_ddr in (None, "DDR" in record["data"]):
+            alike.setdefault(_setting(record), []).append(record)
+    title = f"ours: {experiment}"
+    found = [Row(title, _our_values(runs, paper), tuple(runs)) for runs in alike.values()]
+    return found or [Row(title, {}, pending=True)]
+
+
 def beside(records: list[dict], table: str) -> pd.DataFrame:
     """A paper's table with our recorded runs below each of its rows. A run that nobody made yet shows as
     pending.
@@ -284,30 +364,29 @@ def beside(records: list[dict], table: str) -> pd.DataFrame:
     Raises:
         MTLError: no such table.
     """
+    paper = paper_table(table)
+    rows = []
+    for row in rows_of(records, paper):
+        protocol = row.runs[0]["protocol"] if row.runs else "pending" if row.pending else paper.source
+        values = {title: _shown(value) for title, value in row.values.items()}
+        rows.append({"run": row.run, "protocol": protocol, **values, **(about(row.runs) if row.runs else {})})
+    return pd.DataFrame(rows).set_index("run")
+
+
+def paper_table(table: str) -> PaperTable:
+    """The table of that name.
+
+    Raises:
+        MTLError: no such table.
+    """
     if table not in PAPER_TABLES:
         raise MTLError(f"no table {table!r}. There are: {', '.join(PAPER_TABLES)}.")
-    paper = PAPER_TABLES[table]
-    rows = []
-    for name, (title, values) in paper.rows.items():
-        printed = dict(zip(paper.columns, map(_shown, values), strict=True))
-        rows.append({"run": f"paper: {title}", "protocol": "paper", **printed})
-        printed_only = paper.private or name not in EXPERIMENTS
-        for each in () if printed_only else (name, *paper.also.get(name, ())):
-            alike: dict[tuple, list[dict]] = {}
-            for record in records:
-                if record["experiment"] == each and ("DDR" in record["data"]) == paper.on_ddr:
-                    alike.setdefault(_setting(record), []).append(record)
-            rows += [_our_row(runs, paper) for runs in alike.values()] or [
-                {"run": f"ours: {each}", "protocol": "pending"}
-            ]
-    return pd.DataFrame(rows).set_index("run")
+    return PAPER_TABLES[table]
 
 
 def _setting(record: dict) -> tuple:
     """What two runs must have in common to be averaged over their seeds."""
-    # A setting that is younger than the record had its default.
-    config = asdict(Config(record["experiment"])) | record["config"]
-    seedless = {key: value for key, value in config.items() if key != "seed"}
+    seedless = {key: value for key, value in filled(record).items() if key != "seed"}
     return record["data"], record["split"], json.dumps(seedless, sort_keys=True)
 
 
@@ -316,23 +395,34 @@ def _shown(value: Value) -> float | str | None:
     return f"{value[0]:.2f} ± {value[1]:.2f}" if isinstance(value, tuple) else value
 
 
-def _our_row(runs: list[dict], paper: PaperTable) -> dict:
-    """One row for runs that differ in their seeds only."""
-    values = {}
+def _entry(record: dict, path: str) -> float | None:
+    """A metric by its name, or another key of a record by its path, as 'config/learning_rate'."""
+    if path in record:
+        return record[path]
+    found: object = record
+    for key in path.split("/"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _our_values(runs: list[dict], paper: PaperTable) -> dict[str, Value]:
+    """The figure of a single run, or the mean and standard deviation of several."""
+    values: dict[str, Value] = {}
     for title, metric in paper.columns.items():
-        found = [
-            run[metric] * (100 if title in paper.percent else 1)
-            for run in runs
-            if run.get(metric) is not None
-        ]
+        found = [_entry(run, metric) for run in runs]
+        found = [each * (100 if title in paper.percent else 1) for each in found if each is not None]
         if found:
-            values[title] = found[0] if len(found) == 1 else _shown((np.mean(found), np.std(found, ddof=1)))
+            values[title] = found[0]
+        if len(found) > 1 and not metric.startswith(("config/", "photographs/")):
+            values[title] = float(np.mean(found)), float(np.std(found, ddof=1))
+    return values
+
+
+def about(runs: tuple[dict, ...]) -> dict:
+    """How runs that differ in their seeds only were made."""
     first = runs[0]
     size = first["config"]["grading_size"], first["config"]["segmentation_size"]
     return {
-        "run": f"ours: {first['experiment']}",
-        "protocol": first["protocol"],
-        **values,
         "data": first["data"],
         "encoder": first["encoder_name"],
         "px (grade, masks)": f"{size[0]}, {size[1]}",

@@ -26,7 +26,8 @@ from mtl_utils.balancing import (
     stage_of,
 )
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import COURSE, EXPERIMENTS, STEP_COST, experiment
+from mtl_utils.experiments import COURSE, EXPERIMENTS, experiment
+from mtl_utils.experiments.course import BALANCE, STEP_COST
 from mtl_utils.gains import BALANCED, FEW, GAIN, SINGLES, balancing_table, run_gains, seed_interval
 from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.pldmlt import LabelUpdate
@@ -411,7 +412,7 @@ def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:
 
 
 def test_every_balancing_has_its_run_and_all_have_equal_time() -> None:
-    courses = {name: entry.config for name, entry in EXPERIMENTS.items() if entry.paper == COURSE}
+    courses = {name: entry.config for name, entry in EXPERIMENTS.items() if entry.family == BALANCE}
     assert {config.balancing for config in courses.values()} == set(BALANCINGS)
     assert set(courses) == {*BALANCED, *SINGLES.values(), *FEW}
     assert [len(courses[name].tasks) for name in SINGLES.values()] == [1, 1]

@@ -144,7 +144,7 @@ def surely(pixels: np.ndarray) -> np.ndarray:
     return cv2.erode(pixels.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1).astype(bool)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "lesions"])  # which wants windows
 def test_masks_move_with_the_picture_and_what_is_black_is_outside(recipe):
     # Without what changes colours, by which the test reads the picture.
     transform = mtunet_recipe(64, channel_shift=0) if recipe == "mtunet" else A.Compose(

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset
 
 from mtl_utils.data.fov import inside_field_of_view
-from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.patches import LesionCrops
+from mtl_utils.data.prepare import WorkingCopy, unpack
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 
 UNKNOWN_GRADE = -1
@@ -29,6 +30,7 @@ class FundusDataset(Dataset):
         seed: of the augmentation; a trainer gives another one each epoch. Sample i depends on `seed` and i
             alone, not on the order or the process in which it is drawn.
         space: what the channels of the masks mean.
+        crops: which part of a photograph with masks the transform gets; None: all of it.
 
     Each sample is a dict:
         image: float32 (3, H, W), RGB in [0, 1].
@@ -45,12 +47,14 @@ class FundusDataset(Dataset):
         transform: A.Compose | None = None,
         seed: int = 0,
         space: LabelSpace = LESION_SPACE,
+        crops: LesionCrops | None = None,
     ):
         self.copy = copy
         self.rows = np.asarray(rows, dtype=int)
         self.transform = transform
         self.seed = seed
         self.space = space
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +64,13 @@ class FundusDataset(Dataset):
         picture = {"image": self.copy.image(row)}
         has_mask = bool(self.copy.has_mask(row))
         if has_mask:
-            layers = [*self.space.group(self.copy.mask(row))]
+            if self.crops:  # cut first: the masks of a large photograph take long to unpack
+                packed = self.copy.packed_mask(row)
+                window = self.crops.window(packed, np.random.default_rng([self.seed, index, 1]))
+                picture["image"], lesions = picture["image"][window], unpack(packed[window])
+            else:
+                lesions = self.copy.mask(row)
+            layers = [*self.space.group(lesions)]
             if self.space.has_outside:
                 # Where a turned picture is filled with black this is filled with 0, and so is 'outside'.
                 layers.append(inside_field_of_view(picture["image"]))

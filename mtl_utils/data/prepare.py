@@ -52,6 +52,16 @@ UNFINISHED = ".part"  # how the name of a folder ends until its copy is whole
 _BITS = (1 << np.arange(len(LESIONS), dtype=np.uint8)).reshape(-1, 1, 1)
 
 
+def lesion_bit(lesion: str) -> int:
+    """The bit of a lesion in a byte of `WorkingCopy.packed_mask`."""
+    return 1 << LESIONS.index(lesion)
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """Bits (H, W) -> uint8 0/1 (5, H, W), channels in the order of `LESIONS`."""
+    return ((packed[None] & _BITS) > 0).astype(np.uint8)
+
+
 def fingerprint(table: pd.DataFrame) -> str:
     """Sixteen hex digits that change when any photograph, mask or label of a data set changes."""
     digest = hashlib.sha256()
@@ -182,10 +192,18 @@ class WorkingCopy:
         Raises:
             DataError: nobody drew the lesions of this photograph.
         """
+        return unpack(self.packed_mask(position))
+
+    def packed_mask(self, position: int) -> np.ndarray:
+        """The same as bits of one byte, uint8 (size, size): see `lesion_bit`.
+
+        Raises:
+            DataError: nobody drew the lesions of this photograph.
+        """
         if not self.has_mask(position):
             row = self.table.iloc[position]
             raise DataError(f"{row.part} {row.split} {row['name']} has no masks: part B is graded only")
-        return ((self.packed_masks[self.mask_positions[position]][None] & _BITS) > 0).astype(np.uint8)
+        return self.packed_masks[self.mask_positions[position]]
 
     @classmethod
     def open(cls, folder: str | Path) -> WorkingCopy:

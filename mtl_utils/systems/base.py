@@ -77,6 +77,26 @@ class FundusNetwork(nn.Module):
         return logits
 
 
+def judged_logits(network: nn.Module, image: torch.Tensor, task: str, flips: bool = False) -> torch.Tensor:
+    """Logits of one task; with `flips` the mean over a photograph and its three mirror images, masks turned
+    back. An eye and its mirror image have the same lesions, but a network answers them a little differently.
+
+    Args:
+        network: called as `network(image, tasks=(task,))`.
+        image: RGB in [0, 1], float (B, 3, H, W).
+        task: one of the network's.
+        flips: four passes in place of one.
+    """
+    if not flips:
+        return network(image, tasks=(task,))[task]
+
+    def answer(axes: tuple[int, ...]) -> torch.Tensor:
+        logits = network(image.flip(axes), tasks=(task,))[task]
+        return logits.flip(axes) if logits.ndim == 4 else logits
+
+    return sum(map(answer, ((), (-1,), (-2,), (-2, -1)))) / 4
+
+
 def start_at_prior(layer: nn.Conv2d, space: LabelSpace, class_prior: Mapping[str, float]) -> None:
     """Set the biases of the last layer so that, where the features say nothing, it guesses these shares.
 

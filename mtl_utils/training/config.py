@@ -10,6 +10,7 @@ from mtl_utils.balancing import BALANCINGS, FIXED
 from mtl_utils.data.splits import Split, split, with_few
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
+from mtl_utils.losses import MASK_LOSSES
 from mtl_utils.systems.base import TASKS, FundusNetwork
 from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy
@@ -42,6 +43,13 @@ class Config:
             cross-entropies.
         augment: augmentation, or resizing only.
         recipe: whose augmentation; one of `augment.RECIPES`.
+        lesion_crops: of the recipe 'lesions': share of the crops that are cut around a lesion, each kind
+            equally often; the others are cut anywhere (`data.patches`).
+        mask_loss: of masks whose classes do not exclude each other, one of `losses.MASK_LOSSES`.
+        ema: decay per step of an exponential moving average of the weights, which is what is judged and kept;
+            None: the weights themselves.
+        flips: the finished network answers with the mean of its logits for a photograph and for its three
+            mirror images; while it learns one pass is enough.
         balanced: every grade equally often in training, as MTUnet's paper has it.
         first_tasks: tasks of a network that is trained before, with otherwise the same settings. It is step
             one of MTUnet's variant B; for every other system it makes labels for the photographs of the
@@ -81,6 +89,10 @@ class Config:
     focal: tuple[float, float] | None = None
     augment: bool = True
     recipe: str = "report"
+    lesion_crops: float = 0.0
+    mask_loss: str = "bce"
+    ema: float | None = None
+    flips: bool = False
     balanced: bool = False
     first_tasks: tuple[str, ...] = ()
     pseudo_grades: bool = False
@@ -133,6 +145,12 @@ class Config:
                 raise MTLError(
                     f"picture side {side} px: the networks halve it five times, so give a multiple of 32"
                 )
+        if self.recipe == "lesions" and ("grading" in self.tasks or not self.augment):
+            raise MTLError(f"{self.name}: the recipe 'lesions' is for masks alone: a crop has no grade")
+        if self.mask_loss not in MASK_LOSSES:
+            raise MTLError(f"no mask_loss {self.mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
+        if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
+            raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
         if self.crop_size > self.segmentation_size:
             raise MTLError(
                 f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}"
@@ -180,6 +198,13 @@ class Config:
         if task == "isr":  # any photograph teaches it, and there are more graded ones
             return "grading"
         return "segmentation" if self.pseudo_grades else task
+
+    def judged_on(self, task: str) -> str:
+        """The task by whose photographs a task is validated and judged: its own, but with pseudo grades under
+        'clean-folds' the photographs with masks, each of which some fold leaves out.
+        """
+        own = task == "grading" and self.pseudo_grades and self.protocol != "clean-folds"
+        return task if own else self.photographs_of(task)
 
     @property
     def monitored(self) -> str:

@@ -17,7 +17,14 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.data.splits import ROLES, Split
@@ -116,6 +123,9 @@ class FitResult:
 
 
 def _trainer(config: Config, **settings) -> L.Trainer:
+    # With deterministic algorithms torch also fills each new tensor with NaN, to show who reads what nobody
+    # wrote: half of all kernels of a step on a GPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
         devices=1,
@@ -194,13 +204,16 @@ def fit(
     module = _module(config, network, copy, pseudo)
     data = FundusData(config, copy, parts, labels=labels, pseudo=pseudo)
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = {**keep, "save_weights_only": True}
+    # Lightning writes the average of the weights into whole checkpoints only.
+    best = {**keep, "save_weights_only": config.ema is None}
     callbacks = [
         EarlyStopping("val/loss", patience=config.patience),
         ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **best),
         ModelCheckpoint(filename=BEST_ACCURACY, monitor=config.monitored, mode="max", **best),
         ModelCheckpoint(filename=LAST, **keep),
     ]
+    if config.ema is not None:
+        callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(config.ema)))
     bar = progress and sys.stderr.isatty()
     callbacks += ([EpochLines()] if progress else []) + ([TQDMProgressBar(leave=False)] if bar else [])
     quiet = _quiet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import cv2
 import lightning as L
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mtl_utils.data.augment import resize_recipe, training_recipe
 from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
+from mtl_utils.data.patches import LesionCrops
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.data.splits import Split, balanced_rows
 from mtl_utils.pseudo import LabelStore, WithGrades, WithMadeLabels, known_grades
@@ -20,6 +22,8 @@ from mtl_utils.systems.base import TASKS
 from mtl_utils.training.config import Config
 
 EVALUATION_BATCH = 4
+WINDOW = 1.2
+"""Side of the window that the recipe 'lesions' gets, as a multiple of the crop that it makes."""
 MADE_SHARE = 0.5
 """Share of segmentation's training photographs with a made mask, where there are such: else the few true
 masks would hardly be seen any more."""
@@ -39,8 +43,8 @@ class FundusData(L.LightningDataModule):
         labels: made labels; they are learned from, and never judged with. Grading then draws from all
             training photographs; of segmentation's photographs a share of `MADE_SHARE` have a made mask.
         pseudo: grades of the photographs with masks, where `Config.pseudo_grades` asks for them: both tasks
-            then learn from these photographs. They are learned from and validated with; the grades that are
-            judged with ('test') are true ones.
+            then learn from these photographs. Under 'clean-folds' they are validated with too, and judged
+            with those true grades that are known; else true grades of part B do both.
     """
 
     def __init__(
@@ -83,13 +87,19 @@ class FundusData(L.LightningDataModule):
             training_recipe(config.recipe, task, size, crop) if config.augment else resize_recipe(size, crop)
         )
         rows = self._training_rows(task, np.random.default_rng(seed))
-        dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space)
+        windows = None
+        if config.recipe == "lesions":
+            scale = self.copy.size / size
+            side = min(round(WINDOW * config.crop_size * scale), self.copy.size)
+            windows = LesionCrops(side, config.lesion_crops)
+        dataset = FundusDataset(self.learned_from, rows, transform, seed, config.space, windows)
         return DataLoader(
             dataset,
             batch_size=config.batch_size,
             # A last batch of one photograph would upset batch normalisation.
             drop_last=len(dataset) > config.batch_size,
             num_workers=workers(),
+            worker_init_fn=one_thread,
         )
 
     def _training_rows(self, task: str, rng: np.random.Generator) -> np.ndarray:
@@ -139,20 +149,30 @@ class FundusData(L.LightningDataModule):
             batch_size=config.batch_size,
             drop_last=seed is not None and len(dataset) > config.batch_size,
             num_workers=workers(),
+            worker_init_fn=one_thread,
         )
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
         """Whole photographs in the table's order."""
-        rows, source = self.parts.rows(role, self.config.photographs_of(task)), self.copy
-        if self.config.pseudo_grades and task == "grading":
+        rows, source = self.parts.rows(role, self.config.judged_on(task)), self.copy
+        if task == "grading" != self.config.judged_on(task):  # grades of photographs with masks
             source = self.learned_from if role == "val" else self.judged_from
             rows = rows[source.grades[rows] != UNKNOWN_GRADE]
         dataset = FundusDataset(source, rows, resize_recipe(self.config.size(task)), space=self.config.space)
-        return DataLoader(dataset, batch_size=EVALUATION_BATCH, num_workers=workers())
+        return DataLoader(
+            dataset, batch_size=EVALUATION_BATCH, num_workers=workers(), worker_init_fn=one_thread
+        )
 
 
 def workers() -> int:
     """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the
     working copy is quick.
     """
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+    # Of the cores that this process may use: several runs can share a GPU, each with its own (taskset).
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores) if torch.cuda.is_available() else 0
+
+
+def one_thread(worker: int) -> None:
+    """In each loader process: OpenCV would start as many threads as there are cores, in every one."""
+    cv2.setNumThreads(1)

@@ -12,6 +12,7 @@ import torch
 from mtl_utils.errors import MTLError
 from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.pseudo_grades import PseudoGrades
+from mtl_utils.systems.base import judged_logits
 from mtl_utils.training.config import Config
 from mtl_utils.training.loaders import derived_seed
 from mtl_utils.training.scores import Scores
@@ -42,7 +43,12 @@ class MultiTaskModule(L.LightningModule):
 
     def _new_scores(self) -> Scores:
         config = self.config
-        return Scores(config.tasks, config.space, config.focal, config.hierarchy and config.hierarchy.scale)
+        scale = config.hierarchy and config.hierarchy.scale
+        return Scores(config.tasks, config.space, config.focal, scale, config.mask_loss)
+
+    def _loss(self, task: str, logits: torch.Tensor, photographs: dict[str, torch.Tensor]) -> torch.Tensor:
+        config = self.config
+        return task_loss(task, logits, photographs, config.space, config.focal, config.mask_loss)
 
     def training_step(self, batch: Batches, batch_idx: int) -> torch.Tensor:
         # Dropout draws from torch's global generator, from which loaders draw as well, and a resumed run
@@ -60,13 +66,9 @@ class MultiTaskModule(L.LightningModule):
         if config.pseudo_grades:  # every photograph has both labels
             both = batch["segmentation"]
             logits = self.network(both["image"], config.tasks)
-            return {
-                task: task_loss(task, logits[task], both, config.space, config.focal) for task in config.tasks
-            }
+            return {task: self._loss(task, logits[task], both) for task in config.tasks}
         logits = self._one_pass(batch) if config.one_pass else self._pass_per_task(batch)
-        return {
-            task: task_loss(task, logits[task], batch[task], config.space, config.focal) for task in batch
-        }
+        return {task: self._loss(task, logits[task], batch[task]) for task in batch}
 
     def _pass_per_task(self, batch: Batches) -> dict[str, torch.Tensor]:
         """The report's way: the tasks' photographs differ, so the encoder runs once for each task."""
@@ -90,9 +92,9 @@ class MultiTaskModule(L.LightningModule):
         self._train_losses = []
         self._started = time.monotonic()
 
-    def _evaluation_step(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> None:
+    def _evaluation_step(self, batch: dict[str, torch.Tensor], dataloader_idx: int, flips: bool) -> None:
         task = self.config.tasks[dataloader_idx]
-        self.scores.update(task, self.network(batch["image"], tasks=(task,))[task], batch)
+        self.scores.update(task, judged_logits(self.network, batch["image"], task, flips), batch)
 
     def on_validation_epoch_start(self) -> None:
         if not all(torch.isfinite(step["loss"]) for step in self._train_losses):
@@ -107,10 +109,10 @@ class MultiTaskModule(L.LightningModule):
     def validation_step(
         self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._evaluation_step(batch, dataloader_idx)
+        self._evaluation_step(batch, dataloader_idx, flips=False)  # one pass is enough to follow an epoch
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch, dataloader_idx)
+        self._evaluation_step(batch, dataloader_idx, self.config.flips)
 
     def on_validation_epoch_end(self) -> None:
         losses = {task: torch.tensor(self.scores.loss(task)) for task in self.config.tasks}

@@ -22,8 +22,9 @@ class Scores:
         space: LabelSpace = LESION_SPACE,
         focal: Focal | None = None,
         scale: int | None = None,
+        mask_loss: str = "bce",
     ):
-        self.space, self.focal, self.scale = space, focal, scale
+        self.space, self.focal, self.scale, self.mask_loss = space, focal, scale, mask_loss
         self.losses: dict[str, list[tuple[float, int]]] = {task: [] for task in tasks}
         self.grades: list[torch.Tensor] = []
         self.probabilities: list[torch.Tensor] = []
@@ -33,7 +34,8 @@ class Scores:
 
     def update(self, task: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Add one batch, all of whose photographs have the task's label."""
-        self.losses[task].append((task_loss(task, logits, batch, self.space, self.focal).item(), len(logits)))
+        loss = task_loss(task, logits, batch, self.space, self.focal, self.mask_loss)
+        self.losses[task].append((loss.item(), len(logits)))
         self.rows[task] += batch["row"].tolist()
         if task == "grading":
             self.grades.append(batch["grade"].cpu())

@@ -1,0 +1,156 @@
+"""The tables as text and as HTML: each of our rows with its protocol and command, pending never a number."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import ROOT
+from helpers import mtl
+
+from mtl_utils.errors import MTLError
+from mtl_utils.experiments import EXPERIMENTS
+from mtl_utils.paper_tables import DEEPMT_DR, MTUNET, PAPER_TABLES, PLDMLT_PAPER, PUBLISHED, REPORT
+from mtl_utils.records import load_records, rows_of
+from mtl_utils.rerun import command
+from mtl_utils.result_tables import OTHER_RUNS, WIDTH, as_html, as_text, runs_as_html, tables
+
+RECORDS = load_records()
+TABLES = tables(RECORDS)
+
+
+def test_every_table_of_the_four_papers_is_there():
+    expected = {
+        REPORT: ("Table 1", "Table 2"),
+        MTUNET: ("Table 1", "Table 2", "Table 3", "Table 4"),
+        PLDMLT_PAPER: ("Table 1", "Table 2", "Table 3"),
+        DEEPMT_DR: ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Figure 2", "Figure 5"),
+        PUBLISHED: ("lesions", "grades"),
+    }
+    for paper, places in expected.items():
+        titles = [title for title, table in PAPER_TABLES.items() if table.paper == paper]
+        assert all(any(place in title for title in titles) for place in places)
+        assert len(titles) >= len(places)
+
+
+@pytest.mark.parametrize("title", PAPER_TABLES)
+def test_tables_are_whole(title):
+    table = PAPER_TABLES[title]
+    assert table.caption and bool(table.protocol) == bool(table.rows)
+    assert set(table.percent) <= set(table.columns)
+    assert all(len(values) == len(table.columns) for _, values in table.rows.values())
+    assert set(table.experiments()) <= {*EXPERIMENTS}
+    assert set(table.also) <= set(table.rows)
+
+
+def test_published_means_are_those_of_the_four_lesions():
+    rows = PAPER_TABLES["IDRiD, lesions: what others published"].rows
+    for name in ("l-seg", "local-global", "pbda"):
+        *lesions, mean, _ = rows[name][1]
+        assert sum(lesions) / 4 == pytest.approx(mean, abs=0.00051)
+
+
+def test_runs_below_no_row_stand_at_the_end_and_are_pending_without_a_record():
+    rows = rows_of([], PAPER_TABLES["IDRiD, lesions: what others published"])
+    assert [row.run for row in rows[-2:]] == ["ours: lesions-best", "ours: lesions-unet"]
+    assert all(row.pending and not row.values for row in rows[-2:])
+    assert all(row.run.startswith("published: ") and not row.pending for row in rows[:-2])
+
+
+def test_every_recorded_run_stands_somewhere_with_its_command():
+    for record in RECORDS:
+        standing = [title for title, (_, rows) in TABLES.items() for row in rows if record in row.runs]
+        assert standing
+        for title in standing:
+            assert command(record) in as_text(title, *TABLES[title])
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_text_is_readable_in_a_terminal(title):
+    table, rows = TABLES[title]
+    lines = as_text(title, table, rows).splitlines()
+    assert all(len(line) <= WIDTH for line in lines if "mtl train" not in line)
+    for row in rows:
+        shown = [line for line in lines if line.startswith(row.run)]
+        if row.pending:
+            assert not any(re.search(r"\d", line.removeprefix(row.run)) for line in shown)
+            assert "pending" in shown[0]
+        elif row.runs:
+            assert row.runs[0]["protocol"] in shown[0]
+
+
+def test_printed_figures_keep_their_zeros():
+    text = as_text("", PAPER_TABLES["MTUnet, Table 3"], rows_of([], PAPER_TABLES["MTUnet, Table 3"]))
+    assert "93.00 ± 0.784" in text
+    table = PAPER_TABLES["IDRiD, lesions: what others published"]
+    assert "0.680" in as_text("", table, rows_of([], table))
+    table = PAPER_TABLES["DeepMT-DR, Table 1"]
+    assert "1e-06" in as_text("", table, rows_of([], table))
+
+
+def test_only_some_experiments():
+    found = tables(RECORDS, ["isr"])
+    assert list(found) == ["DeepMT-DR, Table 3"]
+    ours = [row.run for row in found["DeepMT-DR, Table 3"][1] if row.run.startswith("ours")]
+    assert ours == ["ours: isr"]
+    assert list(tables(RECORDS, ["shared-lambda-0.1-twopass"])) == [OTHER_RUNS]
+    with pytest.raises(MTLError, match="nothing"):
+        tables(RECORDS, ["nothing"])
+
+
+def test_mtl_results(capsys, monkeypatch):
+    code, shown, _ = mtl(capsys, monkeypatch, "results")
+    assert code == 0
+    assert all(title in shown for title in PAPER_TABLES)
+    code, shown, _ = mtl(capsys, monkeypatch, "results", "isr")
+    assert code == 0 and "made with other settings, by commit 7a42caf92fcb" in shown
+    assert mtl(capsys, monkeypatch, "results", "nothing")[0] == 2
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_a_page_table_can_be_sorted_and_read_without_script(title):
+    table, rows = TABLES[title]
+    page = BeautifulSoup(as_html(title, table, rows), "html.parser")
+    (drawn,) = page.find_all("table")
+    assert (
+        "sortable" in drawn["class"]
+        and drawn.parent["tabindex"] == "0"
+        and drawn.parent["aria-label"] == title
+    )
+    titles = [header.get_text() for header in drawn.thead.find_all("th", scope="col")]
+    lines = drawn.tbody.find_all("tr")
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        cells = dict(zip(titles, line.find_all(["th", "td"]), strict=True))
+        texts = {name: cell.get_text() for name, cell in cells.items()}
+        if row.runs:
+            wanted = ("protocol", "data", "seed", "device", "date", "code")
+            assert all(texts[name] for name in wanted)
+            assert all(command(run) in texts["again"] for run in row.runs)
+        if row.pending:
+            assert line["class"] == ["pending"] and texts["protocol"] == "pending"
+            assert not any(texts[name] for name in texts if name not in ("run", "protocol"))
+        for column in table.columns:
+            value = row.values.get(column)
+            mean = value[0] if isinstance(value, tuple) else value
+            assert cells[column].get("data-sort") == (None if mean is None else str(mean))
+            assert bool(texts[column]) == (value is not None)
+
+
+def test_the_list_of_runs():
+    page = BeautifulSoup(runs_as_html(RECORDS), "html.parser")
+    lines = page.tbody.find_all("tr")
+    assert len(lines) == len(RECORDS)
+    assert all(command(record) in line.get_text() for line, record in zip(lines, RECORDS, strict=True))
+
+
+def test_what_stands_in_a_record_is_escaped():
+    strange = {**RECORDS[0], "device": "<b>", "experiment": "a&b"}
+    page = runs_as_html([strange])
+    assert "<b>" not in page and "a&amp;b" in page
+
+
+def test_the_vendored_script_says_where_it_is_from():
+    head = (ROOT / "book/_static/sortable.js").read_text().split("*/")[0]
+    assert all(word in head for word in ("sortable-tablesort", "4.1.7", "Unlicense"))

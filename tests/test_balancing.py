@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -399,6 +400,13 @@ def test_label_update_and_hierarchy_are_refused() -> None:
         with pytest.raises(MTLError, match="both tasks"):
             experiment(name, "smoke", balancing="pcgrad", lambda_cls=1.0)
     assert isinstance(EXPERIMENTS["pldmlt"].config.label_update, LabelUpdate)
+
+
+def test_several_processes_are_refused() -> None:
+    module = BalancedModule(smoke("gradnorm", encoder_weights=None), SharedEncoder("resnet18", None))
+    module._trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(MTLError, match="one process"):
+        module.on_fit_start()
 
 
 def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:

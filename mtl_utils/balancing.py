@@ -18,7 +18,16 @@ import pandas as pd
 import torch
 from torch import nn
 from torchjd import autojac
-from torchjd.aggregation import Aggregator, CAGrad, PCGrad, Sum, UPGrad
+from torchjd.aggregation import (
+    Aggregator,
+    CAGradWeighting,
+    GramianWeightedAggregator,
+    PCGradWeighting,
+    Sum,
+    UPGradWeighting,
+    Weighting,
+)
+from torchjd.linalg import QuadprogProjector
 from torchjd.scalarization import UW
 
 from mtl_utils.errors import MTLError
@@ -146,22 +155,76 @@ class Projected(Balance):
         return dict(zip(losses, weights.tolist(), strict=True))
 
 
-def create_balance(name: str, tasks: int = 2) -> Balance | None:
-    """A method of `BALANCINGS` for so many tasks; None for 'fixed', which needs nothing of all this.
+class Careful(Weighting):
+    """A weighting of torchjd that is asked in float64, about gradients of about length 1.
 
-    PCGrad: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020. CAGrad: Liu et al.,
-    Conflict-Averse Gradient Descent, NeurIPS 2021. UPGrad: Quinton and Rey, Jacobian Descent for
-    Multi-Objective Optimization, 2024.
+    Asked directly, torchjd (0.18) takes a Gramian with a trace below 1e-4 for zero, and solves in float32,
+    where the square of a gradient that is a thousand times shorter is lost. A factor that all gradients share
+    changes the weights of none of the methods.
     """
-    makers = {
-        FIXED: lambda: None,
-        "uncertainty": lambda: Uncertainty(tasks),
-        "gradnorm": lambda: GradNorm(tasks),
-        "pcgrad": lambda: Projected(PCGrad()),
-        "cagrad": lambda: Projected(CAGrad(c=CAGRAD_C)),
-        "upgrad": lambda: Projected(UPGrad()),
-    }
-    return makers[name]()
+
+    def __init__(self, weighting: Weighting):
+        super().__init__()
+        self.weighting = weighting
+
+    def forward(self, gramian: torch.Tensor) -> torch.Tensor:
+        exact = gramian.double()
+        return self.weighting(exact / exact.trace().clamp(min=1e-300)).to(gramian.dtype)
+
+
+class LengthFreeProjector(QuadprogProjector):
+    """The projection of UPGrad, solved for gradients of one length.
+
+    torchjd adds 1e-4 of all squared lengths to the Gramian. Where one gradient is a hundred times as long as
+    the other, as ours are, that is as much as the short one has, and its conflict goes unseen.
+    """
+
+    def __call__(self, U: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+        lengths = G.diagonal().clamp(min=1e-60).sqrt()
+        return super().__call__(U * lengths, G / torch.outer(lengths, lengths)) / lengths
+
+
+_WEIGHTINGS = {
+    "pcgrad": PCGradWeighting,
+    "cagrad": lambda: CAGradWeighting(c=CAGRAD_C, norm_eps=1e-6),
+    "upgrad": lambda: UPGradWeighting(projector=LengthFreeProjector()),
+}
+AGGREGATED = tuple(_WEIGHTINGS)
+"""The methods of torchjd.
+
+PCGrad: Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020. CAGrad: Liu et al., Conflict-Averse
+Gradient Descent for Multi-Task Learning, NeurIPS 2021. UPGrad: Quinton and Rey, Jacobian Descent for
+Multi-Objective Optimization, 2024.
+"""
+
+
+def create_aggregator(name: str) -> GramianWeightedAggregator:
+    """A method of `AGGREGATED`, for torchjd: (T, n) -> (n,)."""
+    return GramianWeightedAggregator(Careful(_WEIGHTINGS[name]()))
+
+
+def combined_gradients(gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a plain sum and each of `AGGREGATED` makes of the gradients of T tasks.
+
+    Args:
+        gradients: (T, n), a row per task.
+
+    Returns:
+        'sum', 'pcgrad', 'cagrad', 'upgrad' -> (n,).
+
+    >>> combined_gradients(torch.tensor([[1.0, 0.0], [-1.0, 2.0]]))["pcgrad"]
+    tensor([0.8000, 2.4000])
+    """
+    return {"sum": gradients.sum(dim=0)} | {name: create_aggregator(name)(gradients) for name in AGGREGATED}
+
+
+def create_balance(name: str, tasks: int = 2) -> Balance | None:
+    """A method of `BALANCINGS` for so many tasks; None for 'fixed', which needs nothing of all this."""
+    if name == FIXED:
+        return None
+    if name in AGGREGATED:
+        return Projected(create_aggregator(name))
+    return {"uncertainty": Uncertainty, "gradnorm": GradNorm}[name](tasks)
 
 
 def last_layer_lengths(losses: Losses, encoder: nn.Module) -> torch.Tensor:

@@ -20,9 +20,11 @@ SINGLES = {"grading": "balance-grading", "segmentation": "balance-masks"}
 BALANCED = tuple(
     name
     for name, entry in EXPERIMENTS.items()
-    if entry.family == BALANCE and set(entry.config.tasks) == set(TASKS)
+    if entry.family == BALANCE and set(entry.config.tasks) == set(TASKS) and not entry.config.few_masks
 )
-"""The experiments of chapter 09 that learn both tasks."""
+"""The experiments of chapter 09 that learn both tasks from all labels."""
+FEW = ("balance-masks-few", "balance-uncertainty-few")
+"""Masks alone and both tasks, from few masks."""
 GAIN_METRICS = {"grading": "grading/qwk", "segmentation": "segmentation/aupr/mean"}
 """The one metric of each task that Delta_MTL is made of: neither depends on a threshold at one half."""
 SHOWN_METRICS = {

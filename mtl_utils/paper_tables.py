@@ -522,6 +522,21 @@ PAPER_TABLES: dict[str, PaperTable] = {
         {},
         ours=(*(name for name in EXPERIMENTS if name.startswith("lesions-step")), "lesions-best"),
     ),
+    "This course: how to balance two tasks": PaperTable(
+        COURSE,
+        "One encoder, and the same time for every run, so that a method with dear steps takes fewer. The two "
+        "single tasks have that time each. Chapter 09 compares run with run of the same seed.",
+        "",
+        {
+            "Accuracy": "grading/accuracy",
+            "Weighted kappa": "grading/qwk",
+            "mean AUPR": "segmentation/aupr/mean",
+            "mean Dice": "segmentation/dice/mean",
+            "EX": "segmentation/aupr/EX",
+        },
+        {},
+        ours=tuple(name for name in EXPERIMENTS if name.startswith("balance-")),
+    ),
     "IDRiD, lesions: what others published": PaperTable(
         PUBLISHED,
         "Area under the precision-recall curve (AUPR) of each lesion, pooled over all pixels of the test "

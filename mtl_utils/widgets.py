@@ -10,17 +10,19 @@ from importlib.resources import files
 
 import cv2
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
 from IPython.utils.capture import capture_output
 from jupyterquiz import display_quiz
+from matplotlib.figure import Figure
 
 from mtl_utils.analysis import dice
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import LESION_NAMES, LESIONS
-from mtl_utils.plots import overlay, overlay_sheet, threshold_sheet, verdicts, zoom_sheet
+from mtl_utils.plots import gradient_plane, overlay, overlay_sheet, threshold_sheet, verdicts, zoom_sheet
 
 # ---------------------------------------------------------------- quizzes
 
@@ -277,3 +279,52 @@ def threshold_explorer(
         control.observe(draw, "value")
     draw()
     display(widgets.VBox([widgets.HBox([photograph, kind, threshold]), shown]))
+
+
+# ---------------------------------------------------------------- chapter 09: two gradients
+
+
+def two_gradients(angle: float, ratio: float) -> np.ndarray:
+    """Gradients of two tasks in a plane, (2, 2): the first `ratio` times as long as the second, which has
+    length 1, and `angle` degrees apart.
+    """
+    turn = np.radians(angle)
+    return np.array([[ratio, 0.0], [np.cos(turn), np.sin(turn)]])
+
+
+def conflict_explorer(angle: float = 130, ratio: float = 2) -> None:
+    """Turn two gradients against each other, make one of them longer, and see where each method steps.
+
+    Args:
+        angle: between the two at first, in degrees.
+        ratio: of their lengths at first, grade to masks.
+    """
+
+    import torch  # both start slowly, and the other chapters need neither for their widgets
+
+    from mtl_utils.balancing import combined_gradients
+
+    def figure(angle: float, ratio: float) -> Figure:
+        gradients = two_gradients(angle, ratio)
+        combined = combined_gradients(torch.from_numpy(gradients))
+        return gradient_plane(gradients, {name: each.numpy() for name, each in combined.items()})
+
+    if not is_live():
+        figure(angle, ratio)
+        return
+    turn = widgets.IntSlider(int(angle), min=0, max=180, step=5, description="angle")
+    length = widgets.FloatLogSlider(ratio, base=10, min=-1, max=1, step=0.05, description="grade / masks")
+    picture = widgets.HTML()
+
+    def draw(*_) -> None:
+        drawn = figure(turn.value, length.value)
+        drawn.canvas.draw()
+        pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3]
+        plt.close(drawn)
+        alt = f"two gradients, {turn.value} degrees apart, the first {length.value:.2f} times as long"
+        picture.value = _image_tag(np.ascontiguousarray(pixels), alt, 900)
+
+    for control in (turn, length):
+        control.observe(draw, "value")
+    draw()
+    display(widgets.VBox([widgets.HBox([turn, length]), picture]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from mtl_utils.balancing import (
     stage_of,
 )
 from mtl_utils.errors import MTLError
-from mtl_utils.experiments import COURSE, EXPERIMENTS, STEP_COST, experiment
-from mtl_utils.gains import BALANCED, GAIN, SINGLES, balancing_table, run_gains, seed_interval
+from mtl_utils.experiments import COURSE, EXPERIMENTS, experiment
+from mtl_utils.experiments.course import BALANCE, STEP_COST
+from mtl_utils.gains import BALANCED, FEW, GAIN, SINGLES, balancing_table, run_gains, seed_interval
 from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.systems.shared_encoder import SharedEncoder
@@ -84,7 +86,7 @@ def test_upgrad_takes_the_mean_of_both_projections_onto_the_dual_cone() -> None:
     # With two tasks the projection onto the cone of all d with g1.d >= 0 and g2.d >= 0 is PCGrad's, and the
     # mean in place of the sum: half of it.
     gradient, _ = step("upgrad", FIRST, SECOND)
-    assert gradient == pytest.approx([0.4, 1.2], abs=2e-3)  # the solver adds 1e-4 to the Gramian
+    assert gradient == pytest.approx([0.4, 1.2], abs=2e-3)  # the solver is exact to about 1e-4
     gradient, _ = step("upgrad", FIRST, ALONG)
     assert gradient == pytest.approx([1.0, 0.5], abs=2e-3)
 
@@ -111,6 +113,25 @@ def test_cagrad_maximises_the_worst_gain_within_its_ball(second: tuple[float, fl
     ).x[0]
     mixed = dual * gradients[0] + (1 - dual) * gradients[1]
     assert gradient == pytest.approx(g0 + radius * mixed / np.linalg.norm(mixed), abs=3e-3)
+
+
+@pytest.mark.parametrize("ratio", [300.0, 30_000.0])
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_a_short_gradient_is_not_lost(ratio: float, size: float) -> None:
+    """Grade and masks differ as much as this; asked directly, torchjd 0.18 overlooks the short one."""
+    long, short = (ratio * size, 0.0), (-0.6 * size, 0.8 * size)
+    # PCGrad by hand: long + 0.6 ratio short, along (0.64, 0.48); short + 0.6 (1, 0), along (0, 0.8).
+    expected = size * np.array([0.64 * ratio, 0.48 * ratio + 0.8])
+    for name, factor in (("pcgrad", 1.0), ("upgrad", 0.5)):
+        gradient, weights = step(name, long, short)
+        assert gradient == pytest.approx(factor * expected, rel=2e-3), name
+        assert weights == pytest.approx(factor * np.array([1 + 0.6 / ratio, 1 + 0.6 * ratio]), rel=2e-3), name
+    # CAGrad: the mean is nearly half of the long one, and in all of the ball the short one gains least. So
+    # the step leaves the mean along the short one, by half of the mean's length.
+    mean = np.add(long, short) / 2
+    expected = mean + CAGRAD_C * np.linalg.norm(mean) * np.array([-0.6, 0.8])
+    gradient, _ = step("cagrad", long, short)
+    assert gradient == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "cagrad", "upgrad"])
@@ -381,6 +402,13 @@ def test_label_update_and_hierarchy_are_refused() -> None:
     assert isinstance(EXPERIMENTS["pldmlt"].config.label_update, LabelUpdate)
 
 
+def test_several_processes_are_refused() -> None:
+    module = BalancedModule(smoke("gradnorm", encoder_weights=None), SharedEncoder("resnet18", None))
+    module._trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(MTLError, match="one process"):
+        module.on_fit_start()
+
+
 def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
@@ -392,9 +420,9 @@ def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:
 
 
 def test_every_balancing_has_its_run_and_all_have_equal_time() -> None:
-    courses = {name: entry.config for name, entry in EXPERIMENTS.items() if entry.paper == COURSE}
+    courses = {name: entry.config for name, entry in EXPERIMENTS.items() if entry.family == BALANCE}
     assert {config.balancing for config in courses.values()} == set(BALANCINGS)
-    assert set(courses) == {*BALANCED, *SINGLES.values()}
+    assert set(courses) == {*BALANCED, *SINGLES.values(), *FEW}
     assert [len(courses[name].tasks) for name in SINGLES.values()] == [1, 1]
     for profile in ("cpu", "gpu"):
         configs = {name: experiment(name, profile) for name in courses}
@@ -404,12 +432,40 @@ def test_every_balancing_has_its_run_and_all_have_equal_time() -> None:
             plain = configs["balance-equal"].epochs * configs["balance-equal"].steps_per_epoch
             assert time == pytest.approx(plain, rel=0.06), name
         # In all else they are alike.
-        free = ("name", "tasks", "balancing", "lambda_cls", "steps_per_epoch", "conflict_every", "one_pass")
+        free = (
+            "name",
+            "tasks",
+            "balancing",
+            "lambda_cls",
+            "steps_per_epoch",
+            "conflict_every",
+            "one_pass",
+            "few_masks",
+        )
         alike = [
             replace(config, **{key: getattr(configs["balance-equal"], key) for key in free})
             for config in configs.values()
         ]
         assert set(alike) == {configs["balance-equal"]}
+
+
+def test_few_masks_are_chosen_by_the_seed_and_change_nothing_else(synthetic_copy) -> None:
+    table = synthetic_copy.table
+    whole, few, other = (
+        smoke(name, seed=seed).parts(table)
+        for name, seed in (("uncertainty", 0), ("uncertainty-few", 0), ("uncertainty-few", 1))
+    )
+    alone = smoke("masks-few").parts(table)
+    kept = few.rows("train", "segmentation")
+    assert len(kept) == 2 and set(kept) < set(whole.rows("train", "segmentation"))
+    assert list(kept) == list(alone.rows("train", "segmentation"))  # the single task has the same
+    assert len(other.rows("train", "segmentation")) == 2
+    for role, task in (("train", "grading"), ("val", "segmentation"), ("test", "segmentation")):
+        assert list(few.rows(role, task)) == list(whole.rows(role, task))
+    left_out = few.dropped[few.dropped.reason.str.contains("few")]
+    assert len(left_out) == len(whole.rows("train", "segmentation")) - 2
+    with pytest.raises(MTLError, match="999 asked for"):
+        smoke("masks-few", few_masks=999).parts(table)
 
 
 def test_costs_name_every_kind() -> None:

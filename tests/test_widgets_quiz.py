@@ -144,3 +144,36 @@ def test_with_a_reader_the_zoom_follows_its_controls(monkeypatch: pytest.MonkeyP
     page = BeautifulSoup(shown.value, "html.parser")
     assert [caption.get_text() for caption in page.find_all("figcaption")] == list(VERSIONS)
     assert all("second" in tag["alt"] and "IDRiD" in tag["alt"] for tag in page.find_all("img"))
+
+
+# ---------------------------------------------------------------- chapter 09: two gradients
+
+
+def test_without_a_reader_the_two_gradients_are_a_figure() -> None:
+    plt.close("all")
+    widgets.conflict_explorer(angle=90, ratio=3)
+    (number,) = plt.get_fignums()
+    panels = plt.figure(number).axes
+    assert [panel.get_title() for panel in panels] == ["plain sum", "PCGrad", "CAGrad", "UPGrad"]
+    first, second, _ = (text.xy for text in panels[0].texts)
+    assert np.allclose([first, second], [(3, 0), (0, 1)])
+    plt.close("all")
+
+
+def test_with_a_reader_the_two_gradients_follow_the_sliders(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"content": {"allow_stdin": True}}
+    monkeypatch.setattr(widgets, "get_ipython", lambda: SimpleNamespace(get_parent=lambda: asked))
+    displayed, drawn = [], []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    plane = widgets.gradient_plane
+    monkeypatch.setattr(widgets, "gradient_plane", lambda *given: (drawn.append(given[0]), plane(*given))[1])
+    widgets.conflict_explorer(angle=90, ratio=3)
+    controls, shown = displayed[0].children
+    angle, ratio = controls.children
+    before = shown.value
+    angle.value = 150
+    ratio.value = 0.5
+    assert np.allclose(drawn[-1], widgets.two_gradients(150, 0.5), atol=1e-6)
+    assert shown.value != before and len(pictures_of(shown.value)) == 1
+    assert "150 degrees apart" in shown.value
+    assert not plt.get_fignums()  # no figure is left open

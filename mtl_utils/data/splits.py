@@ -10,7 +10,7 @@ photographs, so that a classifier learned from it can grade part A unseen.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with
 LEAK = "the same photograph is in a test split"
 CHOOSES = "the same photograph is in an official validation split"
 CONFLICT = "the same photograph stands there twice, with different labels"
+FEW = "left out, to learn from few"
 REPEAT = "the same photograph stands there twice"
 IN_PART_A = "the same photograph is in part A"
 
@@ -170,6 +171,28 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
         if len(training):
             roles[training[_validation(table.iloc[training], seed)]] = "val"
     return Split(protocol, roles, tasks, dropped)
+
+
+def with_few(parts: Split, table: pd.DataFrame, task: str, number: int, seed: int = 0) -> Split:
+    """The same roles, but with only so many training photographs of a task; the seed chooses them.
+
+    Args:
+        parts: from `split`.
+        table: that it was made of.
+        task: 'grading' or 'segmentation'.
+        number: how many stay, at least 1.
+
+    Raises:
+        MTLError: there are not so many.
+    """
+    rows = parts.rows("train", task)
+    if not 1 <= number <= len(rows):
+        raise MTLError(f"few photographs of {task}: {number} asked for, there are {len(rows)} to learn from")
+    out = np.sort(np.random.default_rng(seed).permutation(rows)[number:])
+    roles = parts.roles.copy()
+    roles[out] = "dropped"
+    left_out = table.reset_index(drop=True).loc[out, ["part", "split", "name"]].assign(reason=FEW)
+    return replace(parts, roles=roles, dropped=pd.concat([parts.dropped, left_out], ignore_index=True))
 
 
 def balanced_rows(

@@ -122,6 +122,8 @@ STEP_COST = {
 """What a step takes, of each way to balance and of each task alone, beside a step on the sum of both losses
 (`training.balancing_costs`, at the size of the profile `cpu` on one core). Every run of chapter 09 takes so
 many steps that all have the same time: the dearer a step, the fewer."""
+FEW_MASKS = 11
+"""A quarter of the photographs with masks that the protocol 'clean' leaves to learn from on IDRiD."""
 _PLAIN_STEPS = {
     "smoke": 4,
     "cpu": 28,
@@ -160,6 +162,9 @@ def _balance(name: str, about: str, costs: str = FIXED, **settings) -> Experimen
         profile: {"steps_per_epoch": round(steps / STEP_COST[costs])}
         for profile, steps in _PLAIN_STEPS.items()
     }
+    if settings.get("few_masks"):  # the set of the tests has hardly more
+        for profile in ("smoke", "smoke lesson"):
+            changes[profile] |= {"few_masks": 2}
     needs = {"grading": "IDRiD B", "segmentation": "IDRiD A"}.get(costs, "IDRiD A and B")
     config = Config(f"balance-{name}", **{**basis, **settings})
     return Experiment(config, COURSE, "Chapter 09", about, needs, family=BALANCE, changes=changes)
@@ -242,6 +247,20 @@ RUNS = (
     *(
         _balance(name, f"both tasks, {title}", name, balancing=name)
         for name, title in BALANCING_TITLES.items()
+    ),
+    _balance(
+        "masks-few",
+        f"single task, few masks: {FEW_MASKS} photographs",
+        "segmentation",
+        tasks=("segmentation",),
+        few_masks=FEW_MASKS,
+    ),
+    _balance(
+        "uncertainty-few",
+        f"both tasks, uncertainty weighting, few masks: {FEW_MASKS} photographs",
+        "uncertainty",
+        balancing="uncertainty",
+        few_masks=FEW_MASKS,
     ),
 )
 

@@ -21,6 +21,15 @@ from mtl_utils.plots.analysis import (
     threshold_sheet,
     verdicts,
 )
+from mtl_utils.plots.balancing import (
+    BALANCING_NAMES,
+    conflict_map,
+    cost_bars,
+    gain_forest,
+    gradient_plane,
+    stage_gradients,
+    weight_ratios,
+)
 from mtl_utils.plots.common import (
     PLAIN,
     TASK_COLOURS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mtl_utils.balancing import WEIGHT_LEARNING_RATE, create_balance, gradient_conflict
+from mtl_utils.errors import MTLError
 from mtl_utils.training.config import Config
 from mtl_utils.training.module import Batches, MultiTaskModule
 
@@ -21,6 +22,10 @@ class BalancedModule(MultiTaskModule):
         super().__init__(config, network, *args)
         self.balance = create_balance(config.balancing, len(config.tasks))
         self.conflicts: list[dict] = []
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:  # what the processes share goes through loss.backward() alone
+            raise MTLError(f"{self.config.name} takes gradients task by task: train it in one process")
 
     def losses(self, batch: Batches) -> dict[str, torch.Tensor]:
         self._of_this_step = super().losses(batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mtl_utils.balancing import BALANCINGS, FIXED
-from mtl_utils.data.splits import Split, split
+from mtl_utils.data.splits import Split, split, with_few
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
 from mtl_utils.losses import MASK_LOSSES
@@ -74,6 +74,7 @@ class Config:
         patience: epochs without a lower validation loss until training stops.
         chosen: the checkpoint that counts: 'best-accuracy', 'best-loss' or 'last'.
         protocol, fold: see `data.splits`.
+        few_masks: learn from so many photographs with masks only, which the seed chooses; 0: from all.
         seed: rules weights, split, order, augmentation and dropout.
         profile: the profile that the sizes came from.
     """
@@ -115,6 +116,7 @@ class Config:
     chosen: str = BEST_ACCURACY
     protocol: str = "clean"
     fold: int = 0
+    few_masks: int = 0
     seed: int = 0
     profile: str = "paper"
 
@@ -218,7 +220,10 @@ class Config:
 
     def parts(self, table: pd.DataFrame) -> Split:
         """The roles of a data set's photographs in this run."""
-        return split(table, self.protocol, self.seed, self.fold)
+        parts = split(table, self.protocol, self.seed, self.fold)
+        if self.few_masks:
+            parts = with_few(parts, table, "segmentation", self.few_masks, self.seed)
+        return parts
 
     @property
     def space(self) -> LabelSpace:

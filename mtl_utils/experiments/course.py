@@ -130,7 +130,7 @@ _PLAIN_STEPS = {
     "gpu": 20,
     "paper": 40,
     "smoke lesson": 4,
-    "cpu lesson": 12,
+    "cpu lesson": 10,
     "gpu lesson": 20,
 }
 """Steps of an epoch on the sum of both losses. An epoch has no more steps than there are photographs for, and
@@ -295,8 +295,8 @@ LESSON_SIZES = {
             "grading_size": 128,
             "segmentation_size": 256,
             "crop_size": 128,
-            "epochs": 4,
-            "lr_gamma": 0.7,
+            "epochs": 3,
+            "lr_gamma": 0.6,
         },
         "gpu": {**_BALANCE_SIZES["gpu"], "epochs": 8, "lr_gamma": 0.7},
     },

@@ -47,7 +47,7 @@ def arrange(change: Callable[[object, str, object], None]) -> None:
     # into something else.
     sizes[experiments.PLDMLT_PAPER]["smoke"]["epochs"] = 1
     change(experiments, "SIZES", sizes)
-    change(fitting, "precision", lambda system: "64-true")
+    change(fitting, "precision", lambda *_: "64-true")
 
     def in_float64(config: Config) -> torch.nn.Module:
         network = build_network(config).double()  # Lightning does so after it has read a checkpoint

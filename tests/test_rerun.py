@@ -56,6 +56,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch, line: str) -> Config:
     with monkeypatch.context() as patch:
         patch.setattr("mtl_utils.experiments.experiment", take)
         patch.setattr(prepare, "prepare", stop)
+        if "--profile gpu" in line:  # refused where there is none
+            patch.setattr("mtl_utils.runtime.default_device", lambda: "cuda")
+            patch.setattr("mtl_utils.runtime.device_name", lambda device: "a GPU")
         with pytest.raises(Enough):
             typer.main.get_command(cli.app).main(words[1:], standalone_mode=False)
     return taken[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,7 @@ PAGE = """# Small
 """
 
 
+@pytest.mark.skipif("MTL_BOOK_FOLLOWS" in os.environ, reason="'make book' follows and builds the whole book")
 def test_the_whole_book_builds_and_is_right(tmp_path: Path) -> None:
     """Every page, every chapter executed in the smoke profile, warnings as errors; the pages checked."""
     assert build_book(ROOT, tmp_path) == []

@@ -140,6 +140,15 @@ def paired_bootstrap(
     return pd.DataFrame.from_dict(rows, orient="index", columns=["one", "other", "difference", "low", "high"])
 
 
+def verdict(low: float, high: float) -> str:
+    """What the 95 % interval of a difference allows to say: 'better', 'worse' or 'not to be told apart'.
+
+    >>> verdict(0.1, 0.4), verdict(-0.1, 0.4)
+    ('better', 'not to be told apart')
+    """
+    return "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
+
+
 def confusions(grades: Sequence[int], predictions: Sequence[Sequence[int]]) -> pd.DataFrame:
     """Which grades are taken for which? Mistakes, the most frequent first.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mtl_utils.analysis import PROBABILITIES, graded, paired_bootstrap
 from mtl_utils.balancing import FIXED
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
-from mtl_utils.metrics import SegmentationMetrics, confusion
+from mtl_utils.metrics import SegmentationMetrics, confusion, grading_values
 from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
 from mtl_utils.pseudo_grades import measure
-from mtl_utils.rerun import command as command
 from mtl_utils.rerun import filled
 from mtl_utils.runtime import default_device, device_name, package_versions, peak_memory
 from mtl_utils.training import (
@@ -312,6 +312,50 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
             ) from error
         records.append(record)
     return records
+
+
+def runs_of(
+    records: list[dict], experiments: Collection[str], protocol: str = "clean"
+) -> dict[str, list[dict]]:
+    """Experiment -> its runs on IDRiD's test photographs, by seed. All are of one profile, that of most runs,
+    since runs of two profiles learned in different ways; experiments without a run are left out.
+    """
+    alike = {"data": "IDRiD", "split": "test", "protocol": protocol}
+    runs = [run for run in records if run["experiment"] in experiments and alike.items() <= run.items()]
+    profiles = [run["profile"] for run in runs]
+    most = max(("gpu", "cpu", "paper"), key=profiles.count)  # of equally many runs, the first
+    found = {
+        name: [run for run in runs if (run["experiment"], run["profile"]) == (name, most)]
+        for name in experiments
+    }
+    return {name: sorted(own, key=lambda run: run["seed"]) for name, own in found.items() if own}
+
+
+def compare_runs(one: list[dict], other: list[dict], task: str, seed: int = 0) -> pd.DataFrame:
+    """Is one system better than another on the same photographs? `analysis.paired_bootstrap` of two
+    experiments' recorded runs, over the seeds that both have.
+
+    Args:
+        one, other: records, as from `runs_of`.
+        task: 'grading', or 'segmentation' of records that have `pixel_counts`.
+        seed: of the draws.
+
+    Returns:
+        As `analysis.paired_bootstrap`, with 1000 draws.
+    """
+    common = {run["seed"] for run in one} & {run["seed"] for run in other}
+    values, n = [], 0
+    for runs in (one, other):
+        runs = [run for run in runs if run["seed"] in common]
+        if task == "grading":
+            tables = [graded(run["per_photograph"]) for run in runs]
+            values.append([grading_values(t.grade, t[PROBABILITIES].to_numpy()) for t in tables])
+            n = len(tables[0])
+        else:
+            scores = [segmentation_scores(run) for run in runs]
+            values.append([score.values() for score in scores])
+            n = len(scores[0])
+    return paired_bootstrap(*values, n, BOOTSTRAP_RESAMPLES, seed)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mtl_utils.errors import MTLError
 from mtl_utils.experiments import experiment
 from mtl_utils.systems.deepmt_dr import Hierarchy
 from mtl_utils.systems.pldmlt import LabelUpdate
-from mtl_utils.training import Config
+from mtl_utils.training import Config, flat_settings
 
 OPTIONS = {"encoder_name": "--encoder", "encoder_weights": "--weights", "protocol": "--protocol"}
 """Settings that `mtl train` can override -> its option."""
@@ -39,7 +39,7 @@ def command(record: dict) -> str:
     name, profile = record["experiment"], record["profile"]
     words = ["mtl", "train", name, *_data_options(record["data"]), "--profile", profile]
     words += ["--seed", str(record["seed"])]
-    then, today = settings(filled(record)), _today(record)
+    then, today = flat_settings(filled(record)), _today(record)
     for key, option in OPTIONS.items():
         if today and not _same(then[key], today[key]):
             words += [option, str(then[key] or "none")]
@@ -65,7 +65,7 @@ def changed_settings(record: dict) -> dict[str, tuple[object, object]]:
     Raises:
         MTLError: there is no such experiment any more.
     """
-    then = settings(filled(record))
+    then = flat_settings(filled(record))
     today = _today(record)
     if today is None:
         raise MTLError(f"no experiment {record['experiment']!r} for the profile {record['profile']!r} today.")
@@ -85,22 +85,13 @@ def filled(record: dict) -> dict:
     return config
 
 
-def settings(config: dict) -> dict[str, object]:
-    """All settings of `asdict(Config)` by name, those of a part by both names."""
-    found: dict[str, object] = {}
-    for name, value in config.items():
-        parts = value if isinstance(value, dict) else None
-        found |= {f"{name}.{key}": each for key, each in parts.items()} if parts else {name: value}
-    return found
-
-
 def _today(record: dict) -> dict[str, object] | None:
     """The settings that `mtl train` would take now; None where it knows no such run."""
     try:
         config = experiment(record["experiment"], record["profile"], seed=record["seed"])
     except MTLError:
         return None
-    return settings(asdict(config))
+    return flat_settings(asdict(config))
 
 
 def _same(then: object, today: object) -> bool:

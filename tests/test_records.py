@@ -15,11 +15,14 @@ from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.records import (
     PAPER_TABLES,
     beside,
+    code_version,
+    compare_runs,
     load_records,
     make_record,
     paired_difference,
     record_name,
     results_folder,
+    runs_of,
     write_record,
 )
 from mtl_utils.training import Config, fit
@@ -227,3 +230,33 @@ def test_each_listed_key_of_a_run_is_in_every_record():
     always = [key for key in keys[: keys.index("TASK/loss")] if key.islower()]
     for made in load_records():
         assert set(always) <= made.keys()
+
+
+def test_a_job_without_git_says_the_commit_that_it_was_told(monkeypatch):
+    monkeypatch.setenv("MTL_COMMIT", "0123456789ab")
+    assert code_version().endswith("(0123456789ab)")
+
+
+def graded_run(seed: int, right: int, profile: str = "cpu", **changes) -> dict:
+    """Ten graded photographs of which the first `right` are graded right."""
+    rows = [
+        {"name": f"{place:02}", "task": "grading", "grade": 2, "p0": float(place >= right), "p1": 0.0,
+         "p2": float(place < right), "p3": 0.0, "p4": 0.0}
+        for place in range(10)
+    ]  # fmt: skip
+    basis = {"experiment": "x", "data": "IDRiD", "split": "test", "protocol": "clean", "seed": seed}
+    return {**basis, "profile": profile, "per_photograph": rows, **changes}
+
+
+def test_runs_to_compare_are_of_the_profile_that_has_most():
+    runs = [graded_run(1, 5), graded_run(0, 5), graded_run(0, 9, "gpu"), graded_run(2, 5, protocol="paper")]
+    found = runs_of([*runs, graded_run(0, 5, experiment="z")], ["x", "y"])
+    assert [(run["seed"], run["profile"]) for run in found.pop("x")] == [(0, "cpu"), (1, "cpu")]
+    assert found == {}
+
+
+def test_runs_are_compared_over_the_seeds_that_both_have():
+    one, other = [graded_run(0, 8), graded_run(1, 6), graded_run(2, 10)], [graded_run(0, 5), graded_run(1, 5)]
+    row = compare_runs(one, other, "grading").loc["grading/accuracy"]
+    assert (row.one, row.other, row.difference) == pytest.approx((0.7, 0.5, 0.2))
+    assert row.low <= row.difference <= row.high

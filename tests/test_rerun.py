@@ -20,8 +20,8 @@ from mtl_utils.data import prepare
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import experiment
 from mtl_utils.records import load_records, results_folder, write_record
-from mtl_utils.rerun import changed_settings, command, commit, filled, settings
-from mtl_utils.training import Config
+from mtl_utils.rerun import changed_settings, command, commit, filled
+from mtl_utils.training import Config, flat_settings
 
 MEASURED = ("seconds", "peak_memory_gib", "date", "code")
 
@@ -73,7 +73,7 @@ def rounded(config: dict) -> dict:
 def test_the_command_of_each_recorded_run_takes_its_settings(monkeypatch, path):
     made = json.loads(path.read_text())
     then, today = (
-        settings(rounded(each)) for each in (filled(made), asdict(parsed(monkeypatch, command(made))))
+        flat_settings(rounded(each)) for each in (filled(made), asdict(parsed(monkeypatch, command(made))))
     )
     changed = {
         key: (then.get(key), today.get(key)) for key in then | today if then.get(key) != today.get(key)

@@ -103,6 +103,7 @@ def test_lesion_crops_of_a_run_have_the_size_that_its_network_gets(synthetic_cop
         ({"tasks": ("grading", "segmentation")}, "a crop has no grade"),
         ({"mask_loss": "focal"}, "no mask_loss 'focal'"),
         ({"label_space": "separate"}, "no mask_loss but 'bce'"),
+        ({"recipe": "report"}, "lesion_crops belong to the recipe"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, said):

@@ -9,6 +9,7 @@ from mtl_utils.training.config import (
     Config,
     build_network,
     first_config,
+    flat_settings,
 )
 from mtl_utils.training.costs import balancing_costs, gmsv_costs, update_costs
 from mtl_utils.training.evidence import evidence_metrics, evidence_scores

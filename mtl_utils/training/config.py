@@ -147,6 +147,8 @@ class Config:
                 )
         if self.recipe == "lesions" and ("grading" in self.tasks or not self.augment):
             raise MTLError(f"{self.name}: the recipe 'lesions' is for masks alone: a crop has no grade")
+        if self.lesion_crops and self.recipe != "lesions":
+            raise MTLError(f"{self.name}: lesion_crops belong to the recipe 'lesions'")
         if self.mask_loss not in MASK_LOSSES:
             raise MTLError(f"no mask_loss {self.mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
@@ -251,6 +253,15 @@ def build_network(config: Config) -> FundusNetwork | DeepMTDR:
     if config.system == "mtunet-b":
         return MTUnetTwoStep(*encoder, **settings)
     return MTUnet(*encoder, config.tasks, variant=config.system[-1].upper(), **settings)
+
+
+def flat_settings(config: dict) -> dict[str, object]:
+    """All settings of `asdict(Config)` by name, those of a part by both names, as 'hierarchy.enlarge'."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        parts = value if isinstance(value, dict) else None
+        found |= {f"{name}.{key}": each for key, each in parts.items()} if parts else {name: value}
+    return found
 
 
 def first_config(config: Config) -> Config:

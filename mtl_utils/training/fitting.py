@@ -44,6 +44,7 @@ from mtl_utils.training.config import (
     Config,
     build_network,
     first_config,
+    flat_settings,
 )
 from mtl_utils.training.distributed import check_processes, end_together, rank, trainer_settings
 from mtl_utils.training.hierarchy import HierarchyModule
@@ -338,21 +339,14 @@ def _first_network(
     given = config_from(state)
     _same_data(state, copy, first)
     if replace(given, name=wanted.name) != wanted:
-        there = _settings(given)
+        there = flat_settings(asdict(given))
         differing = [
-            key for key, value in _settings(wanted).items() if key != "name" and there.get(key) != value
+            key
+            for key, value in flat_settings(asdict(wanted)).items()
+            if key != "name" and there.get(key) != value
         ]
         raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
     return Path(first), sum(row["seconds"] for row in state["history"])
-
-
-def _settings(config: Config) -> dict[str, object]:
-    """All settings by name, those of a part by both names, as 'hierarchy.enlarge'."""
-    found: dict[str, object] = {}
-    for name, value in asdict(config).items():
-        parts = value if isinstance(value, dict) else None
-        found |= {f"{name}.{key}": each for key, each in parts.items()} if parts else {name: value}
-    return found
 
 
 def _made_labels(

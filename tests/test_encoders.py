@@ -4,6 +4,7 @@ answer.
 
 from __future__ import annotations
 
+import copy
 import time
 
 import numpy as np
@@ -22,6 +23,7 @@ from mtl_utils.encoders import (
     create_encoder,
 )
 from mtl_utils.errors import HubError, MTLError
+from mtl_utils.systems.baselines import LesionBaseline
 
 PICTURES = {"chelsea": 285, "coffee": 967}  # ImageNet's 'Egyptian cat' and 'espresso'
 
@@ -132,3 +134,33 @@ def test_wrong_weights_files(tmp_path, content, said):
 def test_an_unknown_encoder_is_named():
     with pytest.raises(MTLError, match="efficientnet-z9"):
         create_encoder("efficientnet-z9", None)
+
+
+def depthwise_layers(network: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    return [layer for layer in convolutions if layer.groups == layer.in_channels > 1]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_depthwise_convolutions_keep_their_precision_under_autocast(copied):
+    network = create_encoder(BUNDLED_ENCODER, None).network
+    network = copy.deepcopy(network) if copied else network
+    layer = depthwise_layers(network)[3]
+    features = torch.rand(1, layer.in_channels, 16, 16).bfloat16()
+    exact = layer(features.float()).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(features), exact)  # the weights are not rounded, the result is
+        layer.weight.data.zero_()
+        assert not layer(features).any()  # a copy asks its own weights
+        plain = torch.nn.Conv2d(2, 2, 1)
+        assert plain(features[:, :2]).dtype == layer(features).dtype == torch.bfloat16
+
+
+def test_depthwise_convolutions_in_double_precision():
+    layer = depthwise_layers(create_encoder(BUNDLED_ENCODER, None).network.double())[0]
+    assert layer(torch.rand(1, layer.in_channels, 8, 8).double()).dtype == torch.float64
+
+
+def test_baselines_have_such_depthwise_convolutions():
+    network = LesionBaseline("unet", BUNDLED_ENCODER, None).encoder
+    assert all("forward" in vars(layer) for layer in depthwise_layers(network))

@@ -92,7 +92,8 @@ def inside_field_of_view(image: np.ndarray) -> np.ndarray:
         DataError: as `field_of_view`.
     """
     lit = _lit_piece(image)
-    hull = cv2.convexHull(cv2.findNonZero(lit))
+    outline, *_ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]  # it is one piece
+    hull = cv2.convexHull(outline)  # of its outline, not of all its pixels: the same, and quick
     filled = cv2.fillConvexPoly(np.zeros_like(lit), hull, 1)
     return cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 

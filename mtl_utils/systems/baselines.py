@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from mtl_utils.encoders import create_encoder
+from mtl_utils.encoders import create_encoder, depthwise_in_full_precision
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import RED_YELLOW, LabelSpace
 from mtl_utils.systems.base import CLASS_PRIOR, FundusNetwork, start_at_prior
@@ -57,7 +57,8 @@ class LesionBaseline(FundusNetwork):
         )
         # The DeepLabs widen their encoder's strides, so each architecture builds its own; weights are ours.
         model.encoder.load_state_dict(encoder.network.state_dict())
-        super().__init__(type(encoder)(model.encoder, encoder.mean, encoder.std), ("segmentation",))
+        own = depthwise_in_full_precision(model.encoder)
+        super().__init__(type(encoder)(own, encoder.mean, encoder.std), ("segmentation",))
         self.space = space
         self.decoder, self.segmentation_head = model.decoder, model.segmentation_head
         last = [layer for layer in self.segmentation_head.modules() if isinstance(layer, nn.Conv2d)][-1]

@@ -21,17 +21,23 @@ VISUALISATIONS = ("gmsv", "guided-backprop", "grad-cam", "smoothgrad")
 
 
 class _Grader(nn.Module):
-    """A network as a plain classifier, whose deepest feature map passes through a module of its own: there
-    Grad-CAM can listen, whatever the encoder.
+    """What comes after the encoder, as a plain classifier of these pictures: their deepest feature map passes
+    through a module of its own, where Grad-CAM can listen, whatever the encoder. It asks once for each grade,
+    and the encoder, which is most of the work, has the same answer each time.
     """
 
-    def __init__(self, network: FundusNetwork):
+    def __init__(self, network: FundusNetwork, image: torch.Tensor):
         super().__init__()
         self.network, self.deepest = network, nn.Identity()
+        self.eval()
+        with torch.no_grad():
+            *self.earlier, self.last = network.features(image)
+        self.last.requires_grad_()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        *earlier, last = self.network.features(image)
-        return self.network.heads([*earlier, self.deepest(last)], ("grading",))["grading"].float()
+        """Logits; the library takes the size of the maps from `image`."""
+        deepest = self.deepest(self.last.clone())  # a new one each time: listeners stay with a tensor
+        return self.network.heads([*self.earlier, deepest], ("grading",))["grading"].float()
 
 
 def grad_cam(network: FundusNetwork, image: torch.Tensor, grades: Sequence[int] = GRADES) -> np.ndarray:
@@ -53,7 +59,7 @@ def grad_cam(network: FundusNetwork, image: torch.Tensor, grades: Sequence[int] 
     >>> grad_cam(network, torch.rand(2, 3, 64, 64)).shape
     (2, 5, 64, 64)
     """
-    grader = _Grader(network).eval()
+    grader = _Grader(network, image)
     with GradCAM(grader, [grader.deepest]) as cam:
         maps = [cam(image, [ClassifierOutputTarget(grade)] * len(image)) for grade in grades]
     grader.zero_grad()  # pytorch-grad-cam leaves those of the last grade

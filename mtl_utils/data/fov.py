@@ -72,7 +72,8 @@ def _lit_piece(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     scale = min(1.0, _WORK_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    light = cv2.resize(image, size, interpolation=cv2.INTER_AREA).max(axis=2)
+    red, green, blue = cv2.split(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    light = cv2.max(cv2.max(red, green), blue)  # numpy's max over three values takes ten times as long
     threshold = max(12.0, 0.15 * float(np.percentile(light, 95)))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         (light > threshold).astype(np.uint8), connectivity=4

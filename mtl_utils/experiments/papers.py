@@ -552,7 +552,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
         "cpu": {
             **SIZES[PLDMLT_PAPER]["cpu"],
             **square(128),
-            "epochs": 4,
+            "epochs": 3,
             "steps_per_epoch": 12,
             # A step of the label update takes as long as three of the network's (its records).
             "label_update": {**SIZES[PLDMLT_PAPER]["cpu"]["label_update"], "steps": 5},

@@ -113,11 +113,11 @@ STEP_COST = {
     FIXED: 1.0,
     "uncertainty": 1.0,
     "gradnorm": 1.1,
-    "pcgrad": 1.8,
-    "cagrad": 1.8,
-    "upgrad": 1.8,
-    "grading": 0.35,
-    "segmentation": 0.6,
+    "pcgrad": 1.75,
+    "cagrad": 1.75,
+    "upgrad": 1.75,
+    "grading": 0.3,
+    "segmentation": 0.65,
 }
 """What a step takes, of each way to balance and of each task alone, beside a step on the sum of both losses
 (`training.balancing_costs`, at the size of the profile `cpu` on one core). Every run of chapter 09 takes so
@@ -126,7 +126,7 @@ FEW_MASKS = 11
 """A quarter of the photographs with masks that the protocol 'clean' leaves to learn from on IDRiD."""
 _PLAIN_STEPS = {
     "smoke": 4,
-    "cpu": 28,
+    "cpu": 24,
     "gpu": 20,
     "paper": 40,
     "smoke lesson": 4,
@@ -272,8 +272,8 @@ _BALANCE_SIZES = {
         "segmentation_size": 512,
         "crop_size": 256,
         "batch_size": 4,
-        "epochs": 12,
-        "lr_gamma": 0.8,
+        "epochs": 14,
+        "lr_gamma": 0.82,
     },
     "gpu": {
         "grading_size": 384,

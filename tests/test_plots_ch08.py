@@ -250,6 +250,25 @@ def test_differences_have_intervals_and_a_cross_for_each_seed() -> None:
     assert PENDING in texts(plots.system_differences(pd.DataFrame(), {}, "IDRiD"))
 
 
+def test_steps_have_intervals_or_are_pending() -> None:
+    nothing = float("nan")
+    sure, unsure = (0.5, 0.4, 0.6), (0.1, -0.1, 0.2)
+    columns, steps = ["value", "low", "high"], ["first", "second"]
+    panels = {
+        "MA": pd.DataFrame([sure, unsure], steps, columns),
+        "mean": pd.DataFrame([[nothing] * 3, sure], steps, columns),
+    }
+    figure = plots.steps_by_lesion(panels, "IDRiD", "AUPR", {"MA": [0.7]})
+    left, right = figure.axes
+    _, mark, *first = left.lines
+    assert list(mark.get_xdata()) == [0.7, 0.7]
+    assert list(first[0].get_xdata()) == [0.4, 0.6] and list(first[1].get_xdata()) == [0.5]
+    assert first[1].get_markerfacecolor() == first[1].get_color() != first[3].get_markerfacecolor()
+    assert [label.get_text() for label in left.get_yticklabels()] == steps
+    assert titles(figure) == ["microaneurysms", "mean"]
+    assert texts(figure) == ["0.500", "0.100", "pending", "0.500"] and len(right.lines) == 3
+
+
 def test_who_alone_is_right() -> None:
     counts = pd.DataFrame({"only_one": [8, 1], "only_other": [2, 6], "p": [0.109, 0.125]}, index=["a", "b"])
     figure = plots.one_right(counts, "IDRiD")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -23,11 +24,12 @@ from mtl_utils.records import (
     record_name,
     results_folder,
     runs_of,
+    segmentation_scores,
     write_record,
 )
 from mtl_utils.training import Config, fit
 
-TABLE = "Shared-encoder report, Table 2"
+TABLE, AUPR = "Shared-encoder report, Table 2", "segmentation/aupr/mean"
 
 
 def record(**changes) -> dict:
@@ -260,3 +262,17 @@ def test_runs_are_compared_over_the_seeds_that_both_have():
     row = compare_runs(one, other, "grading").loc["grading/accuracy"]
     assert (row.one, row.other, row.difference) == pytest.approx((0.7, 0.5, 0.2))
     assert row.low <= row.difference <= row.high
+
+
+def test_masks_are_compared_by_the_records_own_figures():
+    runs = runs_of(load_records(), ["fair-masks", "fair-pldmlt"])
+    one, other = runs["fair-masks"], runs["fair-pldmlt"]
+    found = compare_runs(one, other, "segmentation")
+    counts = [np.mean([segmentation_scores(run).compute()[AUPR] for run in each]) for each in (one, other)]
+    own = [np.mean([run[AUPR] for run in each]) for each in (one, other)]
+    row = found.loc[AUPR]
+    assert (row.one, row.other, row.difference) == pytest.approx((*own, own[0] - own[1]))
+    assert row["shift"] == pytest.approx(own[0] - own[1] - (counts[0] - counts[1]))
+    assert abs(row["shift"]) > 1e-4
+    assert row.low < row.difference < row.high
+    assert found.loc["segmentation/dice/mean", "shift"] == pytest.approx(0, abs=1e-4)  # Dice loses nothing

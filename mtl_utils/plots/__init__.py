@@ -17,6 +17,7 @@ from mtl_utils.plots.analysis import (
     ranks,
     reliability_curves,
     size_effects,
+    steps_by_lesion,
     system_differences,
     threshold_sheet,
     verdicts,

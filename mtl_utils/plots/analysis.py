@@ -468,6 +468,48 @@ def system_differences(table: pd.DataFrame, runs: Mapping[str, Sequence[float]],
     return figure
 
 
+def steps_by_lesion(
+    panels: Mapping[str, pd.DataFrame], title: str, xlabel: str, marks: Mapping[str, Collection[float]] = {}
+) -> Figure:
+    """What each step of a ladder reaches, or adds, for each kind of lesion and for their mean.
+
+    Args:
+        panels: lesion, or 'mean' -> a row per step, the first on top: `value`, and its 95 % interval `low`
+            to `high`; NaN where the step is not recorded. All panels have the same steps.
+        title: of the figure; names the data.
+        xlabel: what is shown.
+        marks: lesion, or 'mean' -> values to compare with, each a thin dashed line.
+    """
+    steps = list(next(iter(panels.values())).index)
+    size = (10.4, 1.9 + 0.45 * len(steps))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharex=True, sharey=True)
+    free = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no line crosses a number
+    for ax, (name, table) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        ax.axvline(0, color="black", linewidth=1)
+        for mark in marks.get(name, ()):
+            ax.axvline(mark, color=PLAIN, linestyle="--", linewidth=1)
+        colour = LESION_COLOURS.get(name, PLAIN)
+        for line, row in enumerate(table.itertuples()):
+            look = {"color": colour, "path_effects": EDGE}
+            if np.isfinite(row.value):
+                ax.plot([row.low, row.high], [line, line], linewidth=2.4, **look)
+                # Filled where the interval leaves zero out: told apart without colour.
+                inside = {} if row.low > 0 or row.high < 0 else {"markerfacecolor": "white"}
+                ax.plot(row.value, line, "o", color=colour, markeredgecolor="#333333", markersize=8, **inside)
+                text = {"ha": "center", "va": "bottom", "fontsize": 8.5, "textcoords": "offset points"}
+                ax.annotate(f"{row.value:.3f}", (row.value, line), (0, 6), bbox=free, **text)
+            else:
+                place = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center", "fontsize": 9}
+                ax.text(0.5, line, "pending", color=PLAIN, bbox=free, **place)
+        ax.set_title(LESION_NAMES.get(name, name), fontsize=10.5)
+        ax.grid(axis="x", alpha=0.25)
+        open_frame(ax)
+    np.atleast_1d(axes)[0].set(yticks=range(len(steps)), yticklabels=steps, ylim=(len(steps) - 0.5, -0.7))
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.suptitle(title)
+    return figure
+
+
 def one_right(counts: pd.DataFrame, title: str) -> Figure:
     """McNemar's photographs: to the right those that only a system has right, to the left only its rival.
 

@@ -405,7 +405,8 @@ def rows_of(records: list[dict], paper: PaperTable) -> list[Row]:
 def _our_rows(records: list[dict], experiment: str, paper: PaperTable) -> list[Row]:
     alike: dict[tuple, list[dict]] = {}
     for record in records:
-        if record["experiment"] == experiment and paper.on_ddr in (None, "DDR" in record["data"]):
+        stands = paper.protocols.get(experiment) in (None, record["protocol"])
+        if record["experiment"] == experiment and stands and paper.on_ddr in (None, "DDR" in record["data"]):
             alike.setdefault(_setting(record), []).append(record)
     title = f"ours: {experiment}"
     found = [Row(title, _our_values(runs, paper), tuple(runs)) for runs in alike.values()]

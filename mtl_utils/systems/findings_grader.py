@@ -50,12 +50,12 @@ class FindingsGrader(FundusNetwork):
         self, encoder_name: str, encoder_weights: str | None, space: LabelSpace, seed: int = 0
     ) -> None:
         super().__init__(create_encoder(encoder_name, encoder_weights), ("grading",))
-        self.requires_grad_(False)
         self.lesion_network = LesionBaseline("unet", encoder_name, None, space)
         self.seed = seed
         self.known: dict[str, torch.Tensor] = {}
         self.classifiers: dict[str, ClassifierMixin] = {}
 
+    @torch.no_grad()
     def describe(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the opinions are built on.
 
@@ -78,23 +78,23 @@ class FindingsGrader(FundusNetwork):
         }
 
     def learn(self, described: dict[str, torch.Tensor], grades: torch.Tensor) -> None:
-        """Fit both classifiers.
+        """Fit both classifiers. A grade that one photograph alone has is left out: it cannot be learned.
 
         Args:
             described: as `describe` gives it, for N photographs.
             grades: their grades, int (N,).
 
         Raises:
-            MTLError: a grade that two photographs at least must have has one only, or all have the same.
+            MTLError: fewer than two grades have two photographs.
         """
         counts = torch.bincount(grades)
-        counts = counts[counts > 0]
-        if len(counts) < 2 or counts.min() < 2:
-            raise MTLError(
-                "the grader from findings needs two grades, and two photographs of each grade it learns"
-            )
+        often = counts >= 2
+        if often.sum() < 2:
+            raise MTLError("the grader from findings needs two photographs of each of two grades at least")
+        kept = often[grades]
+        described, grades = {name: rows[kept] for name, rows in described.items()}, grades[kept]
         self.known = {**described, "grade": grades}
-        folds = min(5, int(counts.min()))
+        folds = min(5, int(counts[often].min()))
         models = (self._forest(), _support_vectors(described["appearance"].shape[1], folds))
         # In an order that is always the same, so that a checkpoint gives the classifiers that were judged.
         for opinion, model in zip(OPINIONS, models, strict=True):

@@ -20,8 +20,7 @@ class FindingsModule(MultiTaskModule):
     def training_step(self, batch: Batches, batch_idx: int) -> None:
         self.network.eval()  # Lightning has set it to training, where batch normalisation would learn
         photographs = batch["grading"]
-        with torch.no_grad():
-            described = self.network.describe(photographs["image"])
+        described = self.network.describe(photographs["image"])
         self._described.append({**described, "grade": photographs["grade"].cpu()})
         self.optimizers().step()
 

@@ -613,6 +613,13 @@ PAPER_TABLES: dict[str, PaperTable] = {
             "four-sets-lowest": (f"{_FOUR_SETS}, lowest", (None, None, 0.751)),
             "four-sets-highest": (f"{_FOUR_SETS}, highest", (None, None, 0.781)),
         },
-        ours=("grade-lite0", "grade-lite1", "grade-with-lesions", "grading-only", "shared-lambda-0.1"),
+        ours=(
+            "grade-from-findings",
+            "grade-lite0",
+            "grade-lite1",
+            "grade-with-lesions",
+            "grading-only",
+            "shared-lambda-0.1",
+        ),
     ),
 }

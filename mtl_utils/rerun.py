@@ -15,7 +15,7 @@ from mtl_utils.training import Config, flat_settings
 OPTIONS = {"encoder_name": "--encoder", "encoder_weights": "--weights", "protocol": "--protocol"}
 """Settings that `mtl train` can override -> its option."""
 
-_PARTS = {"label_update": LabelUpdate(), "hierarchy": Hierarchy()}
+_PARTS = {"label_update": LabelUpdate(), "hierarchy": Hierarchy(), "lesion_network": Config("lesions")}
 _GRADED, _SYNTHETIC = "graded set", "synthetic set"  # as `WorkingCopy.label` names them
 
 

@@ -15,7 +15,7 @@ from mtl_utils.systems.deepmt_dr import Hierarchy
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.training import LAST, Config
 
-FAIR, LESIONS, GRADES, BALANCE = "fair comparison", "lesions", "grades", "balancing"
+FAIR, LESIONS, GRADES, FINDINGS, BALANCE = "fair comparison", "lesions", "grades", "findings", "balancing"
 """Families of runs, which have their sizes in common."""
 
 # ---------------------------------------- the four systems side by side
@@ -107,6 +107,28 @@ def _grades(name: str, about: str, needs: str = "IDRiD B", **settings) -> Experi
     config = replace(_GRADES_BASE, name=name, **settings)
     return Experiment(config, COURSE, GRADES, about, needs, family=GRADES, own_encoder=True)
 
+
+# ---------------------------------------- grades from findings
+_BEST_LESIONS = _lesions(
+    "lesions-best", "+ mean over mirror images: the course's best lesions", **_BEST, flips=True
+)
+_FINDINGS_SIZES = {
+    profile: {"grading_size": sizes.get("segmentation_size", _LESIONS_BASE.segmentation_size)}
+    for profile, sizes in _LESIONS_SIZES.items()
+}
+"""The lesion network sees the photographs at the size that it learned from."""
+_FROM_FINDINGS = Config(
+    "grade-from-findings",
+    system="findings",
+    lesion_network=_BEST_LESIONS.config,
+    tasks=("grading",),
+    **BUNDLED,
+    grading_size=_LESIONS_BASE.segmentation_size,
+    batch_size=1,
+    epochs=1,
+    augment=False,
+    chosen=LAST,
+)
 
 # ---------------------------------------- balancing (chapter 09)
 STEP_COST = {
@@ -228,7 +250,7 @@ RUNS = (
     _lesions("lesions-step-3", "+ half of the crops around a lesion", **_SHARP),
     _lesions("lesions-step-4", "+ Dice in the loss", **_SHARP, mask_loss="bce+dice"),
     _lesions("lesions-step-5", "+ average of the weights (EMA)", **_BEST),
-    _lesions("lesions-best", "+ mean over mirror images: the course's best lesions", **_BEST, flips=True),
+    _BEST_LESIONS,
     _grades("grade-lite0", "candidate: EfficientNet-Lite0"),
     _grades("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),
     _grades(
@@ -239,6 +261,14 @@ RUNS = (
         one_pass=True,
         lambda_cls=0.5,
         mask_loss="bce+dice",
+    ),
+    Experiment(
+        _FROM_FINDINGS,
+        COURSE,
+        GRADES,
+        "candidate: a random forest on what the best lesion network finds, and a support vector machine on "
+        "ImageNet features",
+        family=FINDINGS,
     ),
     _balance("grading", "single task, the same time: grade", "grading", tasks=("grading",)),
     _balance("masks", "single task, the same time: masks", "segmentation", tasks=("segmentation",)),
@@ -285,7 +315,13 @@ _BALANCE_SIZES = {
     "paper": {"grading_size": 512, "segmentation_size": 1024, "crop_size": 512},
 }
 
-SIZES = {FAIR: _FAIR_SIZES, LESIONS: _LESIONS_SIZES, GRADES: _GRADES_SIZES, BALANCE: _BALANCE_SIZES}
+SIZES = {
+    FAIR: _FAIR_SIZES,
+    LESIONS: _LESIONS_SIZES,
+    GRADES: _GRADES_SIZES,
+    FINDINGS: _FINDINGS_SIZES,
+    BALANCE: _BALANCE_SIZES,
+}
 LESSON_SIZES = {
     **SIZES,
     BALANCE: {

@@ -41,15 +41,19 @@ def network_state(state: dict) -> dict[str, torch.Tensor]:
 
 
 def config_from(state: dict) -> Config:
+    return _config(state["config"])
+
+
+def _config(kept: dict) -> Config:
     known = {field.name for field in fields(Config)}
-    settings = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()
-    }
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
     if settings.get("label_update"):
         settings["label_update"] = LabelUpdate(**settings["label_update"])
     if settings.get("hierarchy"):
         frozen = tuple(settings["hierarchy"]["frozen"])
         settings["hierarchy"] = Hierarchy(**{**settings["hierarchy"], "frozen": frozen})
+    if settings.get("lesion_network"):
+        settings["lesion_network"] = _config(settings["lesion_network"])
     return Config(**{key: value for key, value in settings.items() if key in known})
 
 

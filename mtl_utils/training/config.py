@@ -14,6 +14,7 @@ from mtl_utils.losses import MASK_LOSSES
 from mtl_utils.systems.base import TASKS, FundusNetwork
 from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy
+from mtl_utils.systems.findings_grader import FindingsGrader
 from mtl_utils.systems.mtunet import MTUnet, MTUnetTwoStep
 from mtl_utils.systems.pldmlt import PLDMLT, LabelUpdate
 from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
@@ -21,7 +22,16 @@ from mtl_utils.systems.shared_encoder import DECODER_CHANNELS, SharedEncoder
 LAST, BEST_LOSS, BEST_ACCURACY = "last", "best-loss", "best-accuracy"
 BALANCED_SYSTEMS = ("shared-encoder", "mtunet-c")
 """Where the encoder is all that the tasks share, so that conflict can be measured, and balanced, there."""
-SYSTEMS = ("shared-encoder", "mtunet-a", "mtunet-b", "mtunet-c", "pldmlt", "deepmt-dr", *ARCHITECTURES)
+SYSTEMS = (
+    "shared-encoder",
+    "mtunet-a",
+    "mtunet-b",
+    "mtunet-c",
+    "pldmlt",
+    "deepmt-dr",
+    "findings",
+    *ARCHITECTURES,
+)
 FIRST = "first"
 """Folder, inside a run's, of the network that is trained before: see `Config.builds_on_first`."""
 
@@ -58,6 +68,8 @@ class Config:
             classifiers gave it (`training.stage_one`, PLDMLT's stage 1).
         label_update: PLDMLT's label-update network; None: the pseudo grades stay as they are.
         hierarchy: DeepMT-DR's settings; None for every other system.
+        lesion_network: of the system 'findings', the lesion network that it grades from. It is trained
+            before, with this run's encoder, protocol and seed; None for every other system.
         encoder_name, encoder_weights: see `encoders.create_encoder`.
         dropout: before the grading head.
         decoder_channels: of the decoder's blocks, the deepest first (shared-encoder and MTUnet).
@@ -98,6 +110,7 @@ class Config:
     pseudo_grades: bool = False
     label_update: LabelUpdate | None = None
     hierarchy: Hierarchy | None = None
+    lesion_network: Config | None = None
     encoder_name: str = "efficientnet-b0"
     encoder_weights: str | None = "imagenet"
     dropout: float = 0.2
@@ -138,6 +151,7 @@ class Config:
         if (self.system == "deepmt-dr") != (self.hierarchy is not None):
             raise MTLError(f"{self.name}: the system 'deepmt-dr', and no other, has a hierarchy")
         self._check_balancing()
+        self._check_findings()
         if self.pseudo_grades and (self.first_tasks or self.crop_size != self.segmentation_size):
             raise MTLError(f"{self.name}: pseudo grades need whole photographs, and no first_tasks")
         for side in (self.grading_size, self.segmentation_size, self.crop_size):
@@ -181,6 +195,24 @@ class Config:
                 "would not be used: set it to 1"
             )
 
+    def _check_findings(self) -> None:
+        network = self.lesion_network
+        if (self.system == "findings") != (network is not None):
+            raise MTLError(f"{self.name}: the system 'findings', and no other, has a lesion_network")
+        if network is None:
+            return
+        unet = network.system == "unet" and network.tasks == ("segmentation",) and not network.space.exclusive
+        if not unet or self.tasks != ("grading",) or self.augment or self.epochs != 1:
+            raise MTLError(
+                f"{self.name}: the system 'findings' grades, in one epoch without augmentation, and builds "
+                "on a unet whose lesions do not exclude each other"
+            )
+        if self.grading_size != network.segmentation_size:
+            raise MTLError(
+                f"{self.name}: grading_size {self.grading_size}, but the lesion network knows photographs of "
+                f"{network.segmentation_size} px"
+            )
+
     @property
     def own_backward(self) -> bool:
         """Are gradients taken task by task, in place of those of one sum?"""
@@ -217,8 +249,11 @@ class Config:
 
     @property
     def builds_on_first(self) -> bool:
-        """Is another network trained before: one with `first_tasks`, or DeepMT-DR's first stage?"""
-        return bool(self.first_tasks) or (self.hierarchy is not None and self.hierarchy.stage == 2)
+        """Is another network trained before: one with `first_tasks`, a lesion network, or DeepMT-DR's first
+        stage?
+        """
+        staged = self.hierarchy is not None and self.hierarchy.stage == 2
+        return bool(self.first_tasks) or self.lesion_network is not None or staged
 
     def parts(self, table: pd.DataFrame) -> Split:
         """The roles of a data set's photographs in this run."""
@@ -244,6 +279,8 @@ def build_network(config: Config) -> FundusNetwork | DeepMTDR:
         return PLDMLT(*encoder, config.tasks, config.space, config.dropout, config.decoder_channels)
     if config.system == "deepmt-dr":
         return DeepMTDR(*encoder, config.tasks, config.hierarchy)
+    if config.system == "findings":
+        return FindingsGrader(*encoder, config.lesion_network.space, config.seed)
     settings = {
         "space": config.space,
         "dropout": config.dropout,
@@ -275,6 +312,9 @@ def first_config(config: Config) -> Config:
             epochs=first.first_epochs,
             learning_rate=first.first_learning_rate,
         )
+    if config.lesion_network:
+        same = ("encoder_name", "encoder_weights", "protocol", "fold", "seed", "profile")
+        return replace(config.lesion_network, **{name: getattr(config, name) for name in same})
     system = "mtunet-c" if config.system == "mtunet-b" else config.system
     name = f"{config.name}-{FIRST}"
     return replace(config, name=name, system=system, tasks=config.first_tasks, first_tasks=())

@@ -47,6 +47,7 @@ from mtl_utils.training.config import (
     flat_settings,
 )
 from mtl_utils.training.distributed import check_processes, end_together, rank, trainer_settings
+from mtl_utils.training.findings import FindingsModule
 from mtl_utils.training.hierarchy import HierarchyModule
 from mtl_utils.training.label_update import LabelUpdateModule
 from mtl_utils.training.loaders import FundusData
@@ -217,6 +218,8 @@ def fit(
         network.load_step_one(network_state(load_state(first)))
     elif config.hierarchy and first:
         network.load_state_dict(network_state(load_state(first)))
+    elif config.lesion_network:
+        network.lesion_network.load_state_dict(network_state(load_state(first)))
     module = _module(config, network, copy, pseudo)
     data = FundusData(config, copy, parts, labels=labels, pseudo=pseudo)
     keep = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
@@ -263,7 +266,13 @@ def _module(
 ) -> MultiTaskModule:
     if config.label_update:
         return LabelUpdateModule(config, network, copy.fingerprint, pseudo)
-    kind = HierarchyModule if config.hierarchy else BalancedModule if config.own_backward else MultiTaskModule
+    kinds = (
+        (FindingsModule, config.lesion_network),
+        (HierarchyModule, config.hierarchy),
+        (BalancedModule, config.own_backward),
+        (MultiTaskModule, True),
+    )
+    kind = next(kind for kind, wanted in kinds if wanted)
     return kind(config, network, copy.fingerprint, pseudo)
 
 

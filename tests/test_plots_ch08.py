@@ -273,7 +273,9 @@ def test_who_alone_is_right() -> None:
     counts = pd.DataFrame({"only_one": [8, 1], "only_other": [2, 6], "p": [0.109, 0.125]}, index=["a", "b"])
     figure = plots.one_right(counts, "IDRiD")
     assert [bar.get_width() for bar in figure.axes[0].patches] == [8, 1, -2, -6]
-    assert "p = 0.109" in texts(figure) and PENDING in texts(plots.one_right(pd.DataFrame(), "IDRiD"))
+    assert "p = 0.109" in texts(figure)
+    small = plots.one_right(counts.assign(p=1e-9), "IDRiD")
+    assert texts(small).count("p < 0.001") == 2 and PENDING in texts(plots.one_right(pd.DataFrame(), "IDRiD"))
 
 
 def test_gains_are_parted_by_what_was_seen() -> None:

@@ -526,7 +526,8 @@ def one_right(counts: pd.DataFrame, title: str) -> Figure:
             ax.text(row.only_one, line, f" {row.only_one}", va="center", fontsize=9)
             ax.text(-row.only_other, line, f"{row.only_other} ", va="center", ha="right", fontsize=9)
             beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
-            ax.annotate(f"p = {row.p:.3f}", (1.01, line), **beside)
+            shown = f"p = {row.p:.3f}" if row.p >= 0.001 else "p < 0.001"
+            ax.annotate(shown, (1.01, line), **beside)
         edge = 1.25 * max(1, counts[["only_one", "only_other"]].to_numpy().max())
         ax.set_xlim(-edge, edge)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)

@@ -61,7 +61,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, line: str) -> Config:
             patch.setattr("mtl_utils.runtime.device_name", lambda device: "a GPU")
         with pytest.raises(Enough):
             typer.main.get_command(cli.app).main(words[1:], standalone_mode=False)
-    return taken[0]
+    return taken[-1]  # a lesion network, which the run builds on, is asked for before it
 
 
 def rounded(config: dict) -> dict:

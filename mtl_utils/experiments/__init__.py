@@ -45,7 +45,7 @@ def experiment(name: str, profile: str | None = None, lesson: bool = False, **ov
             published = getattr(entry.config, part)
             sizes[part] = published and replace(published, **update)
     if entry.config.lesion_network:
-        sizes["lesion_network"] = experiment(entry.config.lesion_network.name, profile, lesson)
+        sizes["lesion_network"] = experiment(entry.config.lesion_network.name, profile, lesson=lesson)
     if entry.own_encoder:
         sizes = {key: value for key, value in sizes.items() if key not in BUNDLED}
     try:

@@ -126,8 +126,8 @@ def train(
         Path | None,
         typer.Option(
             help="What comes before, made earlier: the first network's checkpoint (MTUnet B and semi, "
-            "DeepMT-DR), "
-            "or the pseudo-grades.json of stage 1 (PLDMLT)."
+            "DeepMT-DR, the lesion network of grade-from-findings), or the pseudo-grades.json of stage 1 "
+            "(PLDMLT)."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,

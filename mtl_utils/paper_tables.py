@@ -511,8 +511,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
         "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
         "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
-        "a healthy eye. Rows under the protocol 'paper' are there for chapter 08, which asks what the leak "
-        "gave.",
+        "a healthy eye.",
         "",
         {
             "Accuracy": "grading/accuracy",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -368,6 +369,40 @@ def _moved_to_records(found: pd.DataFrame, one: list[dict], other: list[dict]) -
     for column in ("difference", "low", "high"):
         moved[column] += moved["shift"]
     return moved
+
+
+def ladder(
+    steps: Mapping[str, dict | None], metrics: Collection[str], seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """What each step of a ladder reaches, and what it adds to the step before.
+
+    Args:
+        steps: name -> record of a run with masks, judged on the same photographs as all others, the lowest
+            step first; None where it is not recorded.
+        metrics: of masks, as 'segmentation/aupr/mean'.
+        seed: of the bootstrap's draws.
+
+    Returns:
+        Metric -> a row per step: `value` and its 95 % interval `low` to `high`, as recorded; `added`,
+        `added_low` to `added_high` and `shift` as from `compare_runs`. NaN where nothing is recorded.
+    """
+    gains = {
+        upper: compare_runs([steps[upper]], [steps[lower]], "segmentation", seed)
+        for lower, upper in pairwise(steps)
+        if steps[lower] and steps[upper]
+    }
+
+    def row(name: str, metric: str) -> dict[str, float]:
+        run = steps[name] or {}
+        found = {"value": run.get(metric), "low": run.get(f"{metric}/low"), "high": run.get(f"{metric}/high")}
+        gain = gains[name].loc[metric] if name in gains else {}
+        added = {"added": "difference", "added_low": "low", "added_high": "high", "shift": "shift"}
+        return found | {column: gain.get(key) for column, key in added.items()}
+
+    return {
+        metric: pd.DataFrame({name: row(name, metric) for name in steps}).T.astype(float)
+        for metric in metrics
+    }
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_a_grader_that_cannot_answer_says_so(learned):
         ({"system": "shared-encoder"}, "has a lesion_network"),
         ({"epochs": 2}, "in one epoch"),
         ({"augment": True}, "without augmentation"),
-        ({"lesion_network": replace(experiment("unet", "smoke"))}, "do not exclude each other"),
+        ({"lesion_network": experiment("unet", "smoke")}, "do not exclude each other"),
         ({"grading_size": 64}, "knows photographs of 128 px"),
     ],
 )

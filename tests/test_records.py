@@ -18,6 +18,7 @@ from mtl_utils.records import (
     beside,
     code_version,
     compare_runs,
+    ladder,
     load_records,
     make_record,
     paired_difference,
@@ -169,7 +170,10 @@ NAMES = {
     "NAME": r"[\w/]+",
     "STEP": "[a-z ,]+",
     "PACKAGE": "[a-z-]+",
-    "SETTING": "|".join(field.name for field in fields(Config)) + "|(?:label_update|hierarchy)/[a-z_]+",
+    # The settings of a lesion network are a configuration again.
+    "SETTING": "(?:lesion_network/)?(?:"
+    + "|".join(field.name for field in fields(Config))
+    + "|(?:label_update|hierarchy)/[a-z_]+)",
 }
 
 
@@ -216,8 +220,7 @@ def test_every_key_of_a_record_is_listed_with_its_meaning(which, synthetic_copy,
         config = experiment("shared-lambda-0.1", "smoke", epochs=1, steps_per_epoch=1)
         write_record(make_record(fit(config, synthetic_copy, tmp_path / "run"), synthetic_copy), tmp_path)
         records = load_records(tmp_path)
-    # The settings of a lesion network are a configuration again.
-    keys = {key.replace("/lesion_network/", "/") for each in records for key in flat_keys(each)}
+    keys = {key for each in records for key in flat_keys(each)}
     known = pattern(listed())
     assert {key for key in keys if not known.fullmatch(key)} == set()
 
@@ -277,3 +280,21 @@ def test_masks_are_compared_by_the_records_own_figures():
     assert abs(row["shift"]) > 1e-4
     assert row.low < row.difference < row.high
     assert found.loc["segmentation/dice/mean", "shift"] == pytest.approx(0, abs=1e-4)  # Dice loses nothing
+
+
+def test_a_ladder_has_what_each_step_reaches_and_adds():
+    low, high = (runs_of(load_records(), [name])[name][0] for name in ("fair-pldmlt", "fair-masks"))
+    found = ladder({"first": low, "missing": None, "third": low, "fourth": high}, [AUPR])[AUPR]
+    assert list(found.index) == ["first", "missing", "third", "fourth"]
+    assert found.value.dropna().tolist() == [low[AUPR], low[AUPR], high[AUPR]]
+    assert found.loc["fourth", ["low", "high"]].tolist() == [high[f"{AUPR}/low"], high[f"{AUPR}/high"]]
+    assert found.loc["missing"].isna().all()
+    assert found.added.isna().tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]  # it has no step before, or one is missing
+    last, gain = found.loc["fourth"], compare_runs([high], [low], "segmentation").loc[AUPR]
+    assert last.added == pytest.approx(high[AUPR] - low[AUPR])
+    assert [last.added_low, last.added_high, last["shift"]] == [gain.low, gain.high, gain["shift"]]

@@ -1,8 +1,7 @@
 """Grades from findings, the course's own: nothing is learned by gradients but the lesions.
 
 Two opinions on the grade are averaged. A random forest reads it from what a lesion network found; a support
-vector machine from the features of an encoder that has seen nothing but ImageNet. Each sees what the other
-cannot: no one drew new vessels, and ImageNet has no microaneurysms.
+vector machine from the features of an encoder that has seen nothing but ImageNet.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ class FindingsGrader(FundusNetwork):
     and they are fitted again from it. That takes seconds, and a checkpoint stays data and no code.
 
     Args:
-        encoder_name, encoder_weights: of both encoders; see `encoders.create_encoder`.
+        encoder_name: of both encoders; see `encoders.create_encoder`.
+        encoder_weights: of the encoder that looks; the lesion network's come from its own training.
         space: the lesion network's label space.
         seed: of the forest.
 
@@ -95,13 +95,10 @@ class FindingsGrader(FundusNetwork):
         described, grades = {name: rows[kept] for name, rows in described.items()}, grades[kept]
         self.known = {**described, "grade": grades}
         folds = min(5, int(counts[often].min()))
-        models = (self._forest(), _support_vectors(described["appearance"].shape[1], folds))
-        # In an order that is always the same, so that a checkpoint gives the classifiers that were judged.
-        for opinion, model in zip(OPINIONS, models, strict=True):
+        forest = RandomForestClassifier(500, min_samples_leaf=2, random_state=self.seed)
+        machine = _support_vectors(described["appearance"].shape[1], folds)
+        for opinion, model in zip(OPINIONS, (forest, machine), strict=True):
             self.classifiers[opinion] = model.fit(described[opinion].numpy(), grades.numpy())
-
-    def _forest(self) -> RandomForestClassifier:
-        return RandomForestClassifier(500, min_samples_leaf=2, random_state=self.seed)
 
     def opinions(self, image: torch.Tensor) -> dict[str, np.ndarray]:
         """Probabilities of the five grades by each of `OPINIONS`, float (B, 5)."""
@@ -127,8 +124,7 @@ class FindingsGrader(FundusNetwork):
 
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         if state:
-            described = {opinion: state[opinion] for opinion in OPINIONS}
-            self.learn(described, state["grade"])
+            self.learn({opinion: state[opinion] for opinion in OPINIONS}, state["grade"])
 
 
 def _support_vectors(features: int, folds: int) -> Pipeline:

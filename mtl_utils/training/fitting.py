@@ -264,9 +264,8 @@ def fit(
 def _module(
     config: Config, network: FundusNetwork, copy: WorkingCopy, pseudo: PseudoGrades | None
 ) -> MultiTaskModule:
-    if config.label_update:
-        return LabelUpdateModule(config, network, copy.fingerprint, pseudo)
     kinds = (
+        (LabelUpdateModule, config.label_update),
         (FindingsModule, config.lesion_network),
         (HierarchyModule, config.hierarchy),
         (BalancedModule, config.own_backward),

@@ -43,6 +43,24 @@ def test_grade_balance_draws_shares_and_says_numbers() -> None:
     assert LABEL in title(figure)
 
 
+def test_grades_in_order_has_a_tick_for_each_photograph_at_its_place() -> None:
+    figure = plots.grades_in_order({"train": [3, 0, 0, 4], "test": pd.Series([1, 2], dtype="Int64")}, LABEL)
+    found = {}
+    for ax in figure.axes:
+        for row in ax.collections:
+            for place in row.get_positions():
+                found[ax.get_xlabel().split()[-2], int(place)] = int(row.get_lineoffset())
+    assert found == {
+        ("training", 1): 3,
+        ("training", 2): 0,
+        ("training", 3): 0,
+        ("training", 4): 4,
+        ("testing", 1): 1,
+        ("testing", 2): 2,
+    }
+    assert LABEL in title(figure)
+
+
 def test_photographs_by_grade_shows_each_in_the_column_of_its_grade(synthetic_copy) -> None:
     grades = synthetic_copy.grades
     rows = {grade: np.flatnonzero(grades == grade)[: 1 + grade % 2].tolist() for grade in GRADES}
@@ -170,6 +188,16 @@ def test_side_by_side_keeps_the_order() -> None:
     figure = plots.side_by_side(pictures, "two")
     assert [ax.get_title() for ax in figure.axes] == ["dark", "light"]
     assert [int(ax.images[0].get_array().max()) for ax in figure.axes] == [10, 200]
+
+
+def test_pairs_of_photographs_stand_one_above_the_other(synthetic_copy) -> None:
+    first, second = np.flatnonzero(synthetic_copy.grades >= 0)[:4].reshape(2, 2).tolist()
+    figure = plots.pairs_of_photographs(synthetic_copy, [first, second], "pairs")
+    shown = [ax.images[0].get_array() for ax in figure.axes]
+    for picture, position in zip(shown, (first[0], second[0], first[1], second[1]), strict=True):
+        assert np.array_equal(picture, synthetic_copy.image(position))
+    row = synthetic_copy.table.loc[first[1]]
+    assert figure.axes[2].get_title() == f"{row['name']}: grade {row.grade}"
 
 
 # The overlay explorer

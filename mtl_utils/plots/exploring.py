@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from mtl_utils.data.fov import FieldOfView, crop_square
 from mtl_utils.data.prepare import WorkingCopy, shrink
 from mtl_utils.data.splits import TASK_PARTS, Split
-from mtl_utils.lesions import DISEASE_LESIONS, GRADE_NAMES, LESION_COLOURS, LESION_NAMES, LESIONS
+from mtl_utils.lesions import DISEASE_LESIONS, GRADE_NAMES, GRADES, LESION_COLOURS, LESION_NAMES, LESIONS
 from mtl_utils.plots.common import grid, lesion_legend, overlay, show_picture
 
 if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
@@ -54,6 +54,23 @@ def grade_balance(counts: pd.DataFrame, label: str) -> Figure:
     ax.margins(y=0.12)
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def grades_in_order(grades: Mapping[str, Sequence[int]], label: str) -> Figure:
+    """A tick for each photograph, at its place in the list and in the row of its grade; `grades`: by split,
+    in the order of the list.
+    """
+    figure, axes = plt.subplots(len(grades), 1, figsize=(8.2, 1.9 * len(grades)), layout="constrained")
+    for ax, (split, values) in zip(np.atleast_1d(axes), grades.items(), strict=True):
+        values = np.asarray(values, int)
+        ticks = [np.flatnonzero(values == grade) + 1 for grade in GRADES]
+        ax.eventplot(ticks, lineoffsets=list(GRADES), linelengths=0.8, colors=ROLE_COLOURS[split])
+        ax.set_yticks(GRADES)
+        ax.set(xlabel=f"place in the list of the {split}ing photographs", ylabel="grade")
+        ax.set_xlim(0, len(values) + 1)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Grades of part B in the order of the list ({label})")
     return figure
 
 
@@ -329,6 +346,17 @@ def side_by_side(pictures: Mapping[str, np.ndarray], title: str) -> Figure:
     figure, axes = grid(1, len(pictures), side=2.8)
     for ax, (name, picture) in zip(axes[0], pictures.items(), strict=True):
         show_picture(ax, picture, name)
+    figure.suptitle(title)
+    return figure
+
+
+def pairs_of_photographs(copy: WorkingCopy, pairs: Sequence[Sequence[int]], title: str) -> Figure:
+    """Each pair one above the other, under names and grades; `pairs`: positions in the working copy."""
+    figure, axes = grid(2, len(pairs), side=2.7)
+    for line, positions in zip(axes, zip(*pairs, strict=True), strict=True):
+        for ax, position in zip(line, positions, strict=True):
+            row = copy.table.loc[position]
+            show_picture(ax, copy.image(position), f"{row['name']}: grade {row.grade}")
     figure.suptitle(title)
     return figure
 

@@ -61,9 +61,11 @@ def grades_in_order(grades: Mapping[str, Sequence[int]], label: str) -> Figure:
     """A tick for each photograph, at its place in the list and in the row of its grade; `grades`: by split,
     in the order of the list.
     """
-    figure, axes = plt.subplots(len(grades), 1, figsize=(8.2, 1.9 * len(grades)), layout="constrained")
-    for ax, (split, values) in zip(np.atleast_1d(axes), grades.items(), strict=True):
-        values = np.asarray(values, int)
+    figure, axes = plt.subplots(
+        len(grades), 1, figsize=(8.2, 1.9 * len(grades)), layout="constrained", squeeze=False
+    )
+    for ax, (split, values) in zip(axes.flat, grades.items(), strict=True):
+        values = np.asarray(values)
         ticks = [np.flatnonzero(values == grade) + 1 for grade in GRADES]
         ax.eventplot(ticks, lineoffsets=list(GRADES), linelengths=0.8, colors=ROLE_COLOURS[split])
         ax.set_yticks(GRADES)

@@ -59,5 +59,6 @@ SMOKE = {
     "crop_size": 64,
     "batch_size": 4,
     "epochs": 2,
+    "rounds": 1,
     "steps_per_epoch": 4,
 }

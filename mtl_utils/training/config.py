@@ -81,6 +81,8 @@ class Config:
         one_pass: the photographs of both tasks go through the encoder together; False: a pass per task, as in
             the report.
         epochs: at the most; an epoch takes as many samples of each task as the larger task has photographs.
+        rounds: how often an epoch shows that many; a GPU has seen a photograph before it has begun to load
+            and to validate, so an epoch of one round would be mostly waiting.
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
         learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
         patience: epochs without a lower validation loss until training stops.
@@ -122,6 +124,7 @@ class Config:
     batch_size: int = 8
     one_pass: bool = False
     epochs: int = 50
+    rounds: int = 1
     steps_per_epoch: int | None = None
     learning_rate: float = 1e-3
     lr_gamma: float = 0.95

@@ -117,7 +117,7 @@ class FundusData(L.LightningDataModule):
         multi-task network take equally many steps, so none wins by having trained longer.
         """
         graded, drawn = (self.parts.rows("train", each) for each in TASKS)
-        longest = max(len(graded), len(drawn))
+        longest = max(len(graded), len(drawn)) * self.config.rounds
         rows, others = (drawn, graded) if task == "segmentation" else (graded, drawn)
         made = self._rows_with_made_labels(task, others)
         if len(made) and task == "segmentation":
@@ -178,7 +178,7 @@ def workers() -> int:
     """
     # Of the cores that this process may use: several runs can share a GPU, each with its own (taskset).
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if torch.cuda.is_available() else 0
+    return min(16, cores) if torch.cuda.is_available() else 0
 
 
 def one_thread(worker: int) -> None:

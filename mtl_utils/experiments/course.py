@@ -59,10 +59,10 @@ _LESIONS_BASE = Config(
     segmentation_size=1440,
     crop_size=512,
     batch_size=16,
-    epochs=20,
+    epochs=10,
     rounds=15,
-    lr_gamma=0.85,
-    patience=20,
+    lr_gamma=0.7,
+    patience=10,
     chosen=LAST,
 )
 _LESIONS_SIZES = {

@@ -15,6 +15,7 @@ from torch import nn
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.data.patches import LesionCrops
 from mtl_utils.data.prepare import lesion_bit, unpack
+from mtl_utils.data.splits import split
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import experiment
 from mtl_utils.label_spaces import FOUR_LESIONS, LESION_SPACE
@@ -158,6 +159,17 @@ def test_mirror_images_are_for_the_finished_network(synthetic_copy, tmp_path):
     assert runs[0].history["val/loss"].tolist() == runs[1].history["val/loss"].tolist()
     losses = [run.scores(synthetic_copy).loss("segmentation") for run in runs]
     assert losses[0] != losses[1]
+
+
+def test_rounds_show_each_photograph_so_many_times_as_often(synthetic_copy):
+    config, parts = experiment("lesions-long", "cpu"), split(synthetic_copy.table)
+    drawn, graded = (parts.rows("train", task) for task in ("segmentation", "grading"))
+    data = FundusData(config, synthetic_copy, parts)
+    rows = data._training_rows("segmentation", np.random.default_rng(0))
+    once = FundusData(replace(config, rounds=1), synthetic_copy, parts)
+    assert len(rows) == 4 * len(once._training_rows("segmentation", np.random.default_rng(0)))
+    assert len(rows) == 4 * max(len(drawn), len(graded)) and set(rows) == set(drawn)
+    assert np.ptp(np.bincount(rows)[sorted(drawn)]) <= 1
 
 
 # ---------------------------------------- averaged weights

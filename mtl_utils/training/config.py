@@ -81,8 +81,7 @@ class Config:
         one_pass: the photographs of both tasks go through the encoder together; False: a pass per task, as in
             the report.
         epochs: at the most; an epoch takes as many samples of each task as the larger task has photographs.
-        rounds: how often an epoch shows that many; a GPU has seen a photograph before it has begun to load
-            and to validate, so an epoch of one round would be mostly waiting.
+        rounds: an epoch takes so many times as many: a longer run with no more validations.
         steps_per_epoch: cap on an epoch's steps, for lessons; None: no cap.
         learning_rate, lr_gamma: Adam's, and its factor per epoch (ExponentialLR).
         patience: epochs without a lower validation loss until training stops.

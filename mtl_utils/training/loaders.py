@@ -178,7 +178,7 @@ def workers() -> int:
     """
     # Of the cores that this process may use: several runs can share a GPU, each with its own (taskset).
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores) if torch.cuda.is_available() else 0
+    return min(8, cores) if torch.cuda.is_available() else 0
 
 
 def one_thread(worker: int) -> None:

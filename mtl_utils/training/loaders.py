@@ -105,8 +105,7 @@ class FundusData(L.LightningDataModule):
             sampler=training_share(len(dataset), config.batch_size, self._place) if several else None,
             # A last batch of one photograph would upset batch normalisation.
             drop_last=len(dataset) > config.batch_size,
-            num_workers=workers(),
-            worker_init_fn=one_thread,
+            **loading(),
         )
 
     def _training_rows(self, task: str, rng: np.random.Generator) -> np.ndarray:
@@ -155,8 +154,7 @@ class FundusData(L.LightningDataModule):
             dataset,
             batch_size=config.batch_size,
             drop_last=seed is not None and len(dataset) > config.batch_size,
-            num_workers=workers(),
-            worker_init_fn=one_thread,
+            **loading(),
         )
 
     def evaluation_loader(self, task: str, role: str) -> DataLoader:
@@ -167,18 +165,19 @@ class FundusData(L.LightningDataModule):
             rows = rows[source.grades[rows] != UNKNOWN_GRADE]
         rows = judged_share(rows, self._place)
         dataset = FundusDataset(source, rows, resize_recipe(self.config.size(task)), space=self.config.space)
-        return DataLoader(
-            dataset, batch_size=EVALUATION_BATCH, num_workers=workers(), worker_init_fn=one_thread
-        )
+        return DataLoader(dataset, batch_size=EVALUATION_BATCH, **loading())
 
 
-def workers() -> int:
-    """Loader processes: on a GPU machine the CPU is free to load; on a CPU the network needs it, and the
+def loading() -> dict[str, object]:
+    """How a loader works on this machine. On a GPU machine processes load, as the CPU is free, into pinned
+    memory, from which the GPU fetches a batch while it computes. On a CPU the network needs the CPU, and the
     working copy is quick.
     """
+    gpu = torch.cuda.is_available()
     # Of the cores that this process may use: several runs can share a GPU, each with its own (taskset).
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if torch.cuda.is_available() else 0
+    workers = min(8, cores) if gpu else 0
+    return {"num_workers": workers, "pin_memory": gpu, "worker_init_fn": one_thread}
 
 
 def one_thread(worker: int) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
+from scipy.special import expit
 from sklearn.metrics import confusion_matrix, precision_recall_curve
 
 from mtl_utils.errors import MTLError
@@ -257,13 +258,34 @@ def mean_metrics(
 
 
 # ------------------------------------------------------------------------------------------- segmentation
+LOGIT_END = 16  # in float32 the next scores are 0 and 1
+FINE, PACKED = 64, 16
+"""Parts of one unit of the logit: in `SegmentationMetrics`, and packed into a record."""
+
+
+def score_edges(steps: int) -> np.ndarray:
+    """Where the scores of pixels are parted: at every hundredth, for thresholds, and at `steps` places to the
+    unit of the logit, from -16 to 16.
+
+    Why the logit, ln(p / (1 - p))? A network that learned by Dice is sure of nearly everything. Most of its
+    scores lie within a thousandth of 0 and 1, and there equal parts of [0, 1] see no difference between them.
+
+    >>> score_edges(1).round(3)[:9]
+    array([0.   , 0.   , 0.   , 0.   , 0.   , 0.   , 0.   , 0.   , 0.001])
+    >>> len(score_edges(0))  # hundredths only
+    99
+    """
+    logits = np.arange(1 - LOGIT_END * steps, LOGIT_END * steps) / steps if steps else np.empty(0)
+    return np.unique(np.concatenate([np.arange(1, 100) / 100, expit(logits)]))
+
+
 class SegmentationMetrics:
     """Metrics of the lesion masks, collected batch by batch.
 
     Keeps two small histograms per photograph and lesion: how many pixels of the lesion, and how many others,
-    have a score in each of `n_bins` equal parts of [0, 1]. All metrics follow from them. Scores in one bin
-    count as equal: AUPR is scikit-learn's `average_precision_score` of the scores rounded down to 1 / n_bins.
-    Dice and IoU are exact at a threshold that is the edge of a bin.
+    have a score in each of the parts of `score_edges`. All metrics follow from them. Scores in one part count
+    as equal: AUPR is scikit-learn's `average_precision_score` of the scores rounded down to an edge. Dice and
+    IoU are exact at a threshold that is an edge.
 
     >>> masks = torch.zeros(1, 5, 4, 4); masks[0, 2, :2] = 1             # 8 pixels of hard exudates (EX);
     >>> scores = torch.full((1, 5, 4, 4), 0.1); scores[0, 2, 1:3] = 0.9  # 8 predicted, 4 of them right
@@ -274,11 +296,11 @@ class SegmentationMetrics:
     (0.5, 0.333)
     """
 
-    def __init__(self, n_bins: int = 1000, space: LabelSpace = LESION_SPACE) -> None:
-        """n_bins: even, so that 0.5 is the edge of a bin. space: what is marked, and which are lesions."""
-        if n_bins < 2 or n_bins % 2:
-            raise MTLError(f"n_bins is {n_bins}: an even number of at least 2 is needed.")
-        self.n_bins = n_bins
+    def __init__(self, steps: int = FINE, space: LabelSpace = LESION_SPACE) -> None:
+        """steps: see `score_edges`. space: what is marked, and which are lesions."""
+        if steps < 0:
+            raise MTLError(f"steps is {steps}: give 0 (hundredths only) or more.")
+        self.steps, self.edges = steps, score_edges(steps)
         self.space = space
         self._photographs: list[np.ndarray] = []
 
@@ -304,11 +326,13 @@ class SegmentationMetrics:
             probabilities = probabilities.float()
         channels = len(self.space.marked)
         rows = torch.arange(0, 2 * channels, 2, dtype=torch.int32, device=masks.device).view(-1, 1, 1)
+        edges = torch.from_numpy(self.edges).to(probabilities)
+        n_bins = len(edges) + 1
         for scores, mask in zip(probabilities, masks, strict=True):  # one at a time bounds the memory
-            bins = (scores * self.n_bins).int().clamp_(max=self.n_bins - 1)
-            index = (rows + mask.int()) * self.n_bins + bins
-            counts = torch.bincount(index.flatten(), minlength=2 * channels * self.n_bins)
-            self._photographs.append(counts.cpu().numpy().reshape(channels, 2, self.n_bins))
+            bins = torch.bucketize(scores.contiguous(), edges, out_int32=True, right=True)
+            index = (rows + mask.int()) * n_bins + bins
+            counts = torch.bincount(index.flatten(), minlength=2 * channels * n_bins)
+            self._photographs.append(counts.cpu().numpy().reshape(channels, 2, n_bins))
 
     def _check(self, good: torch.Tensor, values: torch.Tensor, remedy: str) -> None:
         if not good.all():
@@ -322,38 +346,41 @@ class SegmentationMetrics:
         """Photographs seen."""
         return len(self._photographs)
 
-    def pack(self, n_bins: int = 100) -> dict[str, object]:
-        """All photographs as a few kilobytes of text, from which `unpack` scores them again.
+    def pack(self, steps: int = PACKED) -> dict[str, object]:
+        """All photographs as some ten kilobytes of text, from which `unpack` scores them again.
 
         Args:
-            n_bins: of the packed histograms, an even divisor of the collected ones'. Dice and IoU stay exact
-                at multiples of 1 / n_bins; AUPR loses what lies between them.
+            steps: of the packed histograms' `score_edges`, a divisor of the collected ones'. Dice and IoU
+                stay exact at hundredths; AUPR loses what lies between the edges, with 16 steps some
+                thousandths.
 
         Returns:
-            `space`, `shape` (photographs, marks, 2, n_bins) and `counts`: 32-bit, deflated, base64.
+            `space`, `steps`, `shape` (photographs, marks, 2, parts) and `counts`: 32-bit, deflated, base64.
 
-        Raises MTLError where `n_bins` is odd or does not divide.
+        Raises MTLError where `steps` does not divide.
         """
-        if n_bins % 2 or self.n_bins % n_bins:
-            raise MTLError(f"cannot pack {self.n_bins} bins into {n_bins}: give an even divisor")
-        counts = self._histograms()
-        counts = counts.reshape(*counts.shape[:-1], n_bins, -1).sum(axis=-1).astype("<u4")
+        if steps < 0 or self.steps % max(steps, 1):
+            raise MTLError(f"cannot pack {self.steps} steps into {steps}: give a divisor, or 0")
+        starts = np.concatenate([[0], 1 + np.searchsorted(self.edges, score_edges(steps))])
+        counts = np.add.reduceat(self._histograms(), starts, axis=-1).astype("<u4")
         text = base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode()
-        return {"space": self.space.name, "shape": list(counts.shape), "counts": text}
+        return {"space": self.space.name, "steps": steps, "shape": list(counts.shape), "counts": text}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, object]) -> SegmentationMetrics:
-        """The photographs of `pack`, in the same order."""
+        """The photographs of `pack`, in the same order. Without `steps`, as records had it until November
+        2026, the parts are hundredths.
+        """
         counts = np.frombuffer(zlib.decompress(base64.b64decode(packed["counts"])), "<u4")
-        metrics = cls(packed["shape"][-1], label_space(packed["space"]))
+        metrics = cls(packed.get("steps", 0), label_space(packed["space"]))
         metrics._photographs = [*counts.reshape(packed["shape"]).astype(np.int64)]
         return metrics
 
     def merge(self, other: SegmentationMetrics) -> SegmentationMetrics:
         """Append the photographs of another process; returns self."""
-        if (self.n_bins, self.space) != (other.n_bins, other.space):
+        if (self.steps, self.space) != (other.steps, other.space):
             raise MTLError(
-                f"cannot merge metrics of {self.n_bins} and of {other.n_bins} bins, "
+                f"cannot merge metrics of {self.steps} and of {other.steps} steps, "
                 f"or of the label spaces {self.space.name} and {other.space.name}."
             )
         self._photographs += other._photographs
@@ -377,7 +404,7 @@ class SegmentationMetrics:
           s = REPORT_SMOOTH; then the mean over photographs. The disc, by far the largest, dominates it.
         - with n_bootstrap > 0, each also with `/low` and `/high`: 95 % percentile interval over photographs
 
-        Raises MTLError before the first photograph, and for a threshold that is not a multiple of 1 / n_bins.
+        Raises MTLError before the first photograph, and for a threshold that is not a hundredth.
         """
         return with_intervals(self.values(threshold), len(self), n_bootstrap, seed)
 
@@ -442,7 +469,8 @@ class SegmentationMetrics:
         if not counts[1].any():
             raise MTLError(f"no photograph shows {lesion}: its precision-recall curve is not defined.")
         truth, bins = counts.nonzero()
-        return precision_recall_curve(truth, bins / self.n_bins, sample_weight=counts[truth, bins])
+        lowest = np.concatenate([[0], self.edges])  # score of each part
+        return precision_recall_curve(truth, lowest[bins], sample_weight=counts[truth, bins])
 
     def _histograms(self) -> np.ndarray:
         """(photographs, lesions, [other, lesion], bins): numbers of pixels."""
@@ -452,11 +480,12 @@ class SegmentationMetrics:
 
     def _areas(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels per photograph and lesion, each (N, C): |P and T|, |P|, |T| of prediction P and truth T."""
-        edge = round(threshold * self.n_bins)
-        if not (0 <= threshold < 1 and np.isclose(edge, threshold * self.n_bins)):
-            raise MTLError(f"threshold {threshold} is not a multiple of 1/{self.n_bins} in [0, 1): round it.")
+        lowest = np.concatenate([[0], self.edges])
+        part = int(np.abs(lowest - threshold).argmin())
+        if not np.isclose(lowest[part], threshold, rtol=1e-9, atol=1e-12):
+            raise MTLError(f"threshold {threshold} is not a hundredth in [0, 1): round it.")
         histograms = self._histograms()
-        above = histograms[..., edge:].sum(-1)
+        above = histograms[..., part:].sum(-1)
         return above[..., 1], above.sum(-1), histograms[:, :, 1].sum(-1)
 
     def _report_dice(self) -> np.ndarray:

@@ -18,6 +18,8 @@ from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, RED_YELLOW
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.metrics import (
+    FINE,
+    PACKED,
     REPORT_SMOOTH,
     SegmentationMetrics,
     confusion,
@@ -26,6 +28,7 @@ from mtl_utils.metrics import (
     every_papers_score,
     grading_metrics,
     mean_metrics,
+    score_edges,
 )
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -241,9 +244,9 @@ def reference(scores: torch.Tensor, masks: torch.Tensor, threshold: float = 0.5)
                 both = metric(truth.ravel(), predicted.ravel(), average="macro")
                 result[f"with_background/{name}/{lesion}"] = both
             result[f"pixel_accuracy/{lesion}"] = sk.accuracy_score(truth.ravel(), predicted.ravel())
-            down = np.minimum(np.floor(score * 1000), 999)
-            result[f"aupr/{lesion}"] = sk.average_precision_score(truth.ravel(), down.ravel())
-            result[f"auc/{lesion}"] = sk.roc_auc_score(truth.ravel(), down.ravel())
+            down = np.searchsorted(score_edges(FINE), score.ravel(), side="right")
+            result[f"aupr/{lesion}"] = sk.average_precision_score(truth.ravel(), down)
+            result[f"auc/{lesion}"] = sk.roc_auc_score(truth.ravel(), down)
             for name, metric in (("dice", sk.f1_score), ("iou", sk.jaccard_score)):
                 each = [metric(t, p) for t, p in zip(truth[present], predicted[present])]
                 result[f"image/{name}/{lesion}"] = np.mean(each)
@@ -259,7 +262,7 @@ def reference(scores: torch.Tensor, masks: torch.Tensor, threshold: float = 0.5)
     return {f"segmentation/{name}": value for name, value in result.items()}
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.027])
+@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.02])
 def test_segmentation_agrees_with_sklearn(threshold):
     scores, masks = draw_masks()
     result = collect(scores.double(), masks).compute(threshold=threshold)
@@ -267,15 +270,32 @@ def test_segmentation_agrees_with_sklearn(threshold):
     assert len(result) == 45 + 2 + 15 + 1  # kinds x lesions, false alarms, means, the report's
 
 
-def test_aupr_is_near_the_unbinned_one_and_torchmetrics():
+@pytest.mark.parametrize("sure", [1, 4])
+def test_aupr_is_that_of_the_pixels_by_torchmetrics(sure):
+    """Also of a network that is sure of everything, whose scores lie within thousandths of 0 and 1."""
     scores, masks = draw_masks(seed=5)
+    scores = torch.special.expit(sure * torch.logit(scores, eps=1e-3))
     result = collect(scores, masks).compute()
     for k, lesion in enumerate(LESIONS):
         score, truth = scores[:, k].flatten(), masks[:, k].flatten().int()
         exact = binary_average_precision(score, truth).item()
-        assert result[f"segmentation/aupr/{lesion}"] == pytest.approx(exact, abs=0.005)
+        assert result[f"segmentation/aupr/{lesion}"] == pytest.approx(exact, abs=0.003)
+        by_sklearn = sk.roc_auc_score(truth.numpy(), score.numpy())
+        assert result[f"segmentation/auc/{lesion}"] == pytest.approx(by_sklearn, abs=0.003)
         iou = binary_jaccard_index(score, truth).item()
         assert result[f"segmentation/iou/{lesion}"] == pytest.approx(iou, abs=1e-6)
+    by_hundredths = collect(scores, masks, steps=0).compute()
+    lost = result["segmentation/aupr/mean"] - by_hundredths["segmentation/aupr/mean"]
+    assert lost > 0.05 if sure > 1 else abs(lost) < 0.02
+
+
+def test_edges_are_hundredths_and_steps_of_the_logit():
+    assert score_edges(0) == pytest.approx(np.arange(1, 100) / 100)
+    half = score_edges(2)
+    assert len(half) == 99 + 63 - 1  # 0.5 is both
+    for logit in (-15.5, -3, 0.5, 15.5):
+        assert np.abs(half - 1 / (1 + np.exp(-logit))).min() < 1e-15
+    assert np.isin(score_edges(PACKED), score_edges(FINE)).all() and np.isin(0.5, half)
 
 
 def lone(pixels: dict[str, list[float]], truth: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -380,19 +400,19 @@ def test_all_negative_prediction_scores_zero_where_the_lesion_is():
     assert "segmentation/image/false_alarm/EX" not in result  # every photograph has exudates
 
 
-@given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([2, 10, 1000]))
+@given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([0, 1, 64]))
 @settings(deadline=None, max_examples=15)
-def test_properties_of_any_masks(seed, n, n_bins):
+def test_properties_of_any_masks(seed, n, steps):
     generator = np.random.default_rng(seed)
     scores = generator.choice([0, 0.25, 0.5, 0.75, 1], size=(n, 5, 3, 3))
     masks = generator.random((n, 5, 3, 3)) < generator.choice([0, 0.2, 1])
-    result = collect(scores, masks, batch=1 + seed % 3, n_bins=n_bins).compute()
+    result = collect(scores, masks, batch=1 + seed % 3, steps=steps).compute()
     assert all(0 <= value <= 1 for value in result.values())
     for lesion in LESIONS:
         if f"segmentation/dice/{lesion}" in result:
             dice, iou = result[f"segmentation/dice/{lesion}"], result[f"segmentation/iou/{lesion}"]
             assert dice == pytest.approx(2 * iou / (1 + iou))
-    perfect = collect(masks.astype(np.float32), masks, n_bins=n_bins).compute()
+    perfect = collect(masks.astype(np.float32), masks, steps=steps).compute()
     assert all(value == (0 if "false_alarm" in name else 1) for name, value in perfect.items())
 
 
@@ -401,8 +421,8 @@ def test_batches_merge_and_order_do_not_matter():
     whole = collect(scores, masks, batch=6).compute()
     parts = collect(scores[4:], masks[4:]).merge(collect(scores[:4], masks[:4], batch=1))
     assert len(parts) == 6 and parts.compute() == pytest.approx(whole, abs=1e-12)
-    with pytest.raises(MTLError, match="1000 and of 10 bins"):
-        parts.merge(SegmentationMetrics(n_bins=10))
+    with pytest.raises(MTLError, match="64 and of 8 steps"):
+        parts.merge(SegmentationMetrics(steps=8))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -453,7 +473,7 @@ def test_segmentation_bootstrap_is_fast_and_repeatable():
 
 def test_curve_is_sklearns_and_its_area_is_the_aupr():
     scores, masks = draw_masks()
-    metrics = collect(scores.double(), masks, n_bins=100)
+    metrics = collect(scores.double(), masks, steps=0)
     precision, recall, thresholds = metrics.curve("HE")
     truth, score = masks[:, 1].flatten().numpy(), scores[:, 1].double().flatten().numpy()
     score = np.floor(score * 100) / 100
@@ -500,12 +520,11 @@ def test_nothing_seen_and_bad_settings():
     for ask in (metrics.compute, metrics.per_photograph, lambda: metrics.curve("EX")):
         with pytest.raises(MTLError, match="no photograph to score"):
             ask()
-    for bad in (0, 5, -2):
-        with pytest.raises(MTLError, match="even number"):
-            SegmentationMetrics(n_bins=bad)
+    with pytest.raises(MTLError, match="steps is -2"):
+        SegmentationMetrics(steps=-2)
     metrics.update(*lone({}, {}))
     for bad in (1.0, -0.1, 0.12345):
-        with pytest.raises(MTLError, match="not a multiple of 1/1000"):
+        with pytest.raises(MTLError, match="not a hundredth"):
             metrics.compute(threshold=bad)
 
 

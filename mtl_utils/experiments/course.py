@@ -251,7 +251,14 @@ RUNS = (
     _lesions("lesions-step-4", "+ Dice in the loss", **_SHARP, mask_loss="bce+dice"),
     _lesions("lesions-step-5", "+ average of the weights (EMA)", **_BEST),
     _BEST_LESIONS,
-    _lesions("lesions-long", "+ learned four times as long", **_BEST, flips=True, rounds=4),
+    _lesions(
+        "lesions-long",
+        "+ learned four times as long",
+        {"gpu": {"epochs": 20, "rounds": 12, "lr_gamma": 0.8}},  # sixty validations would take longer
+        **_BEST,
+        flips=True,
+        rounds=4,
+    ),
     _grades("grade-lite0", "candidate: EfficientNet-Lite0"),
     _grades("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),
     _grades(

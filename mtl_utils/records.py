@@ -173,6 +173,15 @@ def segmentation_scores(record: dict) -> SegmentationMetrics | None:
     return SegmentationMetrics.unpack(record["pixel_counts"]) if "pixel_counts" in record else None
 
 
+def aupr_is_a_bound(record: dict) -> bool:
+    """Is the AUPR of a record's masks too low? Until 27 November 2026 the scores of pixels were parted in
+    thousandths (`metrics.score_edges`). Of a network that learned by Dice that lost up to .06 of a lesion's
+    AUPR, of one that learned by cross-entropy at most .003 (two networks, on validation photographs).
+    """
+    config, counts = filled(record), record.get("pixel_counts", {})
+    return "steps" not in counts and (config["mask_loss"] != "bce" or config["system"] == "deepmt-dr")
+
+
 def _numbers(config: Config, copy: WorkingCopy, scores: Scores) -> dict[str, dict[str, int]]:
     """How many photographs each task had for training and validation (of several folds: in the first), and
     how many it was judged on.

@@ -15,10 +15,15 @@ import pandas as pd
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS
 from mtl_utils.paper_tables import NO_PAPER, PAPER_TABLES, PaperTable, Value
-from mtl_utils.records import Row, about, rows_of
+from mtl_utils.records import Row, about, aupr_is_a_bound, rows_of
 from mtl_utils.rerun import command, commit
 
 OTHER_RUNS = "Runs that stand in no table"
+BOUND = "≥ "
+BOUND_MEANS = (
+    f"{BOUND.strip()} before an AUPR: at least so much. The run is older than the exact measure, and its "
+    "network learned by Dice."
+)
 WIDTH = 110  # characters of a line, where there is no terminal to ask
 
 
@@ -79,10 +84,19 @@ def _protocol(row: Row) -> str:
 def _texts(row: Row, table: PaperTable) -> list[str]:
     """The figures of a row: printed ones as they were printed, ours with the four digits of a record."""
     figure = _ours if row.runs else _printed
+    bound = any(map(aupr_is_a_bound, row.runs))
     return [
-        "" if row.values.get(title) is None else figure(row.values[title], title, table)
-        for title in table.columns
+        ""
+        if row.values.get(title) is None
+        else f"{BOUND if bound and '/aupr/' in metric else ''}{figure(row.values[title], title, table)}"
+        for title, metric in table.columns.items()
     ]
+
+
+def _caption(table: PaperTable, rows: Iterable[Row]) -> str:
+    """The table's, and what a sign in it means."""
+    marked = any(text.startswith(BOUND) for row in rows for text in _texts(row, table))
+    return f"{table.full_caption} {BOUND_MEANS}" if marked else table.full_caption
 
 
 def _ours(value: Value, title: str, table: PaperTable) -> str:
@@ -114,7 +128,7 @@ def as_text(title: str, table: PaperTable, rows: list[Row], width: int = WIDTH) 
     names = [f"{row.run} {numbers.get(id(row), '')}".rstrip() for row in rows]
     lines = [[_protocol(row), *_texts(row, table)] for row in rows]
     frame = pd.DataFrame(lines, index=names, columns=["protocol", *table.columns])
-    paragraphs = [title, *textwrap.wrap(table.full_caption, width)]
+    paragraphs = [title, *textwrap.wrap(_caption(table, rows), width)]
     notes = [note for row in rows if row.runs for note in _notes(row, numbers[id(row)], width)]
     if pending := dict.fromkeys(row.run.removeprefix("ours: ") for row in rows if row.pending):
         notes += textwrap.wrap(f"pending: {', '.join(pending)}", width, break_on_hyphens=False)
@@ -163,7 +177,7 @@ def as_html(title: str, table: PaperTable, rows: list[Row]) -> str:
         cells += [Cell(escape(str(made.get(key, "")))) for key in how]
         cells += [Cell(_code(row.runs)), Cell(_again(row.runs))]
         lines.append((kind, cells))
-    caption = f"<strong>{escape(title)}.</strong> {_marked(table.full_caption)}"
+    caption = f"<strong>{escape(title)}.</strong> {_marked(_caption(table, rows))}"
     return f'<p class="results-caption">{caption}</p>{_html_table(title, titles, lines)}'
 
 

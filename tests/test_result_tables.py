@@ -103,6 +103,20 @@ def test_printed_figures_keep_their_zeros():
     assert "1e-06" in as_text("", table, rows_of([], table))
 
 
+def test_an_aupr_that_is_too_low_says_so():
+    title = "IDRiD, lesions: what others published"
+    table = PAPER_TABLES[title]
+    run = next(run for run in RECORDS if run["experiment"] == "lesions-best")
+    counts = {key: value for key, value in run["pixel_counts"].items() if key != "steps"}
+    old, new = ({**run, "pixel_counts": {**counts, **steps}} for steps in ({}, {"steps": 16}))
+    plain = {**old, "config": {**run["config"], "mask_loss": "bce"}}
+    for record, bound in ((old, True), (new, False), (plain, False)):
+        rows = rows_of([record], table)
+        for shown in (as_text(title, table, rows), as_html(title, table, rows)):
+            assert (f"≥ {run['segmentation/aupr/mean']:.4g}" in shown) == bound
+            assert ("at least so much" in " ".join(shown.split())) == bound
+
+
 def test_only_some_experiments():
     found = tables(RECORDS, ["isr"])
     assert list(found) == ["DeepMT-DR, Table 3"]

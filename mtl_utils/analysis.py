@@ -203,6 +203,29 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: 
     return float(binary_calibration_error(*pair, n_bins=bins, norm="l1"))
 
 
+def through_thresholds(
+    curve: tuple[np.ndarray, np.ndarray, np.ndarray], thresholds: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """A precision-recall curve that knows some thresholds only, and the area below it: the sum of (recall
+    gained) x precision, from the highest threshold down, as AUPR is.
+
+    Args:
+        curve: precision (T+1,), recall (T+1,), thresholds (T,), as from `SegmentationMetrics.curve`.
+        thresholds: rising from 0, where everything is marked.
+
+    Returns:
+        Precision and recall at each of `thresholds`, and the area.
+
+    >>> curve = np.array([0.25, 0.5, 1, 1]), np.array([1, 1, 0.5, 0]), np.array([0.1, 0.991, 0.995])
+    >>> through_thresholds(curve, [0, 0.992])[2], through_thresholds(curve, [0, 0.5])[2]
+    (0.625, 0.5)
+    """
+    precision, recall, known = curve
+    places = np.searchsorted(known, thresholds)
+    at = precision[places], recall[places]
+    return *at, float(-np.diff([*at[1], 0]) @ at[0])
+
+
 def calibrated_errors(
     confidence: Sequence[float], bins: int = 10, draws: int = 1000, seed: int = 0
 ) -> np.ndarray:

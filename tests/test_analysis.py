@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import accuracy_score, cohen_kappa_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    cohen_kappa_score,
+    log_loss,
+    roc_auc_score,
+)
 
 from mtl_utils import analysis
 from mtl_utils.errors import MTLError
@@ -35,6 +41,26 @@ def chances(n: int, seed: int, sharp: float = 1.5) -> tuple[np.ndarray, np.ndarr
     logits = sharp * rng.normal(size=(n, 5)) + 1.2 * np.eye(5)[grades]
     powers = np.exp(logits)
     return grades, powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_a_curve_through_all_its_thresholds_has_the_aupr_below_it():
+    rng = np.random.default_rng(0)
+    masks = rng.random((2, len(LESIONS), 30, 30)) < 0.2
+    scores = 1 / (1 + np.exp(-6 * (rng.normal(size=masks.shape) + 1.5 * masks - 1)))  # sure of most pixels
+    metrics = SegmentationMetrics()
+    metrics.update(scores, masks)
+    curve, aupr = metrics.curve("HE"), metrics.compute()["segmentation/aupr/HE"]
+    precision, recall, area = analysis.through_thresholds(curve, curve[2])
+    assert area == pytest.approx(aupr)
+    assert (precision.tolist(), recall.tolist()) == (curve[0][:-1].tolist(), curve[1][:-1].tolist())
+    chosen = np.arange(11) / 10
+    precision, recall, area = analysis.through_thresholds(curve, chosen)
+    truth, score = masks[:, 1].ravel(), scores[:, 1].ravel()
+    marked = [score >= threshold for threshold in chosen[:-1]]
+    assert recall[:-1] == pytest.approx([truth[each].sum() / truth.sum() for each in marked])
+    assert precision[:-1] == pytest.approx([truth[each].mean() for each in marked])
+    assert area == pytest.approx(average_precision_score(truth, np.floor(10 * score)))
+    assert area < aupr - 0.02
 
 
 # Photograph by photograph

@@ -128,6 +128,18 @@ def test_every_run_has_its_curve() -> None:
     assert texts(empty) == [PENDING] * 4
 
 
+def test_the_same_answers_through_few_and_many_thresholds() -> None:
+    fine = np.array([0.1, 0.4, 0.8, 1.0]), np.array([1.0, 0.7, 0.5, 0.2])  # from the lowest threshold up
+    few = np.array([0.1, 0.8]), np.array([1.0, 0.5])
+    figure = plots.curves_through_thresholds({"a": {"all": fine, "tenths": few}}, "HE")
+    line, marked = figure.axes[0].lines
+    assert line.get_marker() == "None" and marked.get_marker() != "None"
+    assert marked.get_xdata(orig=True).tolist() == [0, 0.5, 1] and marked.get_drawstyle() == "steps-pre"
+    assert marked.get_ydata(orig=True).tolist() == [0.8, 0.8, 0.1]  # each step as high as its right end
+    assert [text.get_text() for text in figure.legends[0].texts] == ["all", "tenths"]
+    assert texts(plots.curves_through_thresholds({}, "HE")) == [PENDING]
+
+
 def test_size_is_shown_by_photograph_and_by_lesion() -> None:
     photographs = pd.DataFrame({"lesion": ["MA", "EX", "EX"], "area": [3, 40, 90], "dice": [0.1, 0.5, 0.7]})
     bins = pd.DataFrame({"area": [2.0, 50], "recall": [0.2, 0.8], "recall_low": [0.1, 0.6],

@@ -7,6 +7,7 @@ from mtl_utils.plots.analysis import (
     case_sheet,
     confusion_with_intervals,
     counts_by_grade,
+    curves_through_thresholds,
     errors_by_chance,
     heat_beside_lesions,
     leak_gains,

@@ -293,6 +293,41 @@ def precision_recall_of_systems(
     return figure
 
 
+def curves_through_thresholds(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str
+) -> Figure:
+    """The same answers as precision-recall curves through more and fewer thresholds, a panel per network.
+
+    Args:
+        panels: network -> which thresholds -> (precision, recall) from the lowest threshold up; those of the
+            first are drawn as a thin line alone, the others with a mark at each threshold.
+        title: of the figure; names the lesion and the data.
+    """
+    figure, axes = plt.subplots(
+        1, max(1, len(panels)), figsize=(9.2, 4.1), layout="constrained", sharey=True, squeeze=False
+    )
+    for ax, (name, curves) in zip(axes[0], panels.items(), strict=False):
+        for place, (which, (precision, recall)) in enumerate(curves.items()):
+            colour, marker = LOOKS[place]
+            look = {"linewidth": 1.2, "color": PLAIN} if not place else {"color": colour, "marker": marker}
+            # From the highest threshold down: a step has the precision of its right end, as in the sum.
+            right, height = recall[::-1], precision[::-1]
+            look["markevery"] = slice(1, None)  # where the line begins there is no threshold
+            points = [0, *right], [height[0], *height]
+            ax.step(*points, where="pre", markersize=5, label=which, **look)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", title=name)
+        ax.grid(alpha=0.25)
+        open_frame(ax)
+    if not panels:
+        _say_pending(axes[0, 0])
+    else:
+        axes[0, 0].set_ylabel("precision")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
 def size_effects(photographs: pd.DataFrame, sizes: Mapping[str, pd.DataFrame], label: str) -> Figure:
     """Dice of a photograph against the area of its lesions, and recall of single lesions against theirs.
 

@@ -561,7 +561,11 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "",
         _LESION_AUPR,
         {},
-        ours=(*(name for name in EXPERIMENTS if name.startswith("lesions-step")), "lesions-best"),
+        ours=(
+            *(name for name in EXPERIMENTS if name.startswith("lesions-step")),
+            "lesions-best",
+            "lesions-long",
+        ),
     ),
     "This course: how to balance two tasks": PaperTable(
         COURSE,
@@ -595,7 +599,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
             "m2mrf": ("M2MRF", (None, None, None, None, 0.676, 0.502)),
             "hrdecoder": ("HRDecoder", (None, None, None, None, 0.713, 0.522)),
         },
-        ours=("lesions-best", "lesions-unet"),
+        ours=("lesions-best", "lesions-long", "lesions-unet"),
     ),
     "IDRiD, grades: what others published": PaperTable(
         PUBLISHED,

@@ -557,7 +557,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "This course: the way to the best lesions": PaperTable(
         COURSE,
         "Each row adds one step to the row above it; all else stays. Step 2 also varies colours and sizes "
-        "more strongly. The second row of `lesions-best` is the same recipe, larger, on a GPU.",
+        "more strongly; `lesions-long` takes four times as many steps as the others. The second row of "
+        "`lesions-best` is the same recipe, larger, on a GPU.",
         "",
         _LESION_AUPR,
         {},

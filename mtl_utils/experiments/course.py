@@ -109,9 +109,7 @@ def _grades(name: str, about: str, needs: str = "IDRiD B", **settings) -> Experi
 
 
 # ---------------------------------------- grades from findings
-_BEST_LESIONS = _lesions(
-    "lesions-best", "+ mean over mirror images: the course's best lesions", **_BEST, flips=True
-)
+_BEST_LESIONS = _lesions("lesions-best", "+ mean over mirror images", **_BEST, flips=True)
 _FINDINGS_SIZES = {
     profile: {"grading_size": sizes.get("segmentation_size", _LESIONS_BASE.segmentation_size)}
     for profile, sizes in _LESIONS_SIZES.items()
@@ -253,7 +251,7 @@ RUNS = (
     _BEST_LESIONS,
     _lesions(
         "lesions-long",
-        "+ learned four times as long",
+        "+ learned four times as long: the course's best lesions",
         {"gpu": {"epochs": 20, "rounds": 12, "lr_gamma": 0.8}},  # sixty validations would take longer
         **_BEST,
         flips=True,

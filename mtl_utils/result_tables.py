@@ -85,12 +85,12 @@ def _texts(row: Row, table: PaperTable) -> list[str]:
     """The figures of a row: printed ones as they were printed, ours with the four digits of a record."""
     figure = _ours if row.runs else _printed
     bound = any(map(aupr_is_a_bound, row.runs))
-    return [
-        ""
-        if row.values.get(title) is None
-        else f"{BOUND if bound and '/aupr/' in metric else ''}{figure(row.values[title], title, table)}"
-        for title, metric in table.columns.items()
-    ]
+    texts = []
+    for title, metric in table.columns.items():
+        value = row.values.get(title)
+        text = "" if value is None else figure(value, title, table)
+        texts.append(BOUND + text if text and bound and "/aupr/" in metric else text)
+    return texts
 
 
 def _caption(table: PaperTable, rows: Iterable[Row]) -> str:

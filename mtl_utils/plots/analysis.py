@@ -310,11 +310,11 @@ def curves_through_thresholds(
         for place, (which, (precision, recall)) in enumerate(curves.items()):
             colour, marker = LOOKS[place]
             look = {"linewidth": 1.2, "color": PLAIN} if not place else {"color": colour, "marker": marker}
-            # From the highest threshold down: a step has the precision of its right end, as in the sum.
+            # From the highest threshold down: a step has the precision of its right end, as in the sum. Where
+            # the line begins there is no threshold and no mark.
             right, height = recall[::-1], precision[::-1]
-            look["markevery"] = slice(1, None)  # where the line begins there is no threshold
             points = [0, *right], [height[0], *height]
-            ax.step(*points, where="pre", markersize=5, label=which, **look)
+            ax.step(*points, where="pre", markersize=5, markevery=slice(1, None), label=which, **look)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", title=name)
         ax.grid(alpha=0.25)
         open_frame(ax)

@@ -300,7 +300,8 @@ class SegmentationMetrics:
         """steps: see `score_edges`. space: what is marked, and which are lesions."""
         if steps < 0:
             raise MTLError(f"steps is {steps}: give 0 (hundredths only) or more.")
-        self.steps, self.edges = steps, score_edges(steps)
+        self.steps = steps
+        self.lowest = np.concatenate([[0], score_edges(steps)])  # score of each part
         self.space = space
         self._photographs: list[np.ndarray] = []
 
@@ -326,8 +327,8 @@ class SegmentationMetrics:
             probabilities = probabilities.float()
         channels = len(self.space.marked)
         rows = torch.arange(0, 2 * channels, 2, dtype=torch.int32, device=masks.device).view(-1, 1, 1)
-        edges = torch.from_numpy(self.edges).to(probabilities)
-        n_bins = len(edges) + 1
+        edges = torch.from_numpy(self.lowest[1:]).to(probabilities)
+        n_bins = len(self.lowest)
         for scores, mask in zip(probabilities, masks, strict=True):  # one at a time bounds the memory
             bins = torch.bucketize(scores.contiguous(), edges, out_int32=True, right=True)
             index = (rows + mask.int()) * n_bins + bins
@@ -347,7 +348,7 @@ class SegmentationMetrics:
         return len(self._photographs)
 
     def pack(self, steps: int = PACKED) -> dict[str, object]:
-        """All photographs as some ten kilobytes of text, from which `unpack` scores them again.
+        """All photographs as text, some kilobytes each, from which `unpack` scores them again.
 
         Args:
             steps: of the packed histograms' `score_edges`, a divisor of the collected ones'. Dice and IoU
@@ -361,7 +362,7 @@ class SegmentationMetrics:
         """
         if steps < 0 or self.steps % max(steps, 1):
             raise MTLError(f"cannot pack {self.steps} steps into {steps}: give a divisor, or 0")
-        starts = np.concatenate([[0], 1 + np.searchsorted(self.edges, score_edges(steps))])
+        starts = np.searchsorted(self.lowest, [0, *score_edges(steps)])
         counts = np.add.reduceat(self._histograms(), starts, axis=-1).astype("<u4")
         text = base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode()
         return {"space": self.space.name, "steps": steps, "shape": list(counts.shape), "counts": text}
@@ -469,8 +470,7 @@ class SegmentationMetrics:
         if not counts[1].any():
             raise MTLError(f"no photograph shows {lesion}: its precision-recall curve is not defined.")
         truth, bins = counts.nonzero()
-        lowest = np.concatenate([[0], self.edges])  # score of each part
-        return precision_recall_curve(truth, lowest[bins], sample_weight=counts[truth, bins])
+        return precision_recall_curve(truth, self.lowest[bins], sample_weight=counts[truth, bins])
 
     def _histograms(self) -> np.ndarray:
         """(photographs, lesions, [other, lesion], bins): numbers of pixels."""
@@ -480,9 +480,8 @@ class SegmentationMetrics:
 
     def _areas(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels per photograph and lesion, each (N, C): |P and T|, |P|, |T| of prediction P and truth T."""
-        lowest = np.concatenate([[0], self.edges])
-        part = int(np.abs(lowest - threshold).argmin())
-        if not np.isclose(lowest[part], threshold, rtol=1e-9, atol=1e-12):
+        part = int(np.abs(self.lowest - threshold).argmin())
+        if not np.isclose(self.lowest[part], threshold, rtol=1e-9, atol=1e-12):
             raise MTLError(f"threshold {threshold} is not a hundredth in [0, 1): round it.")
         histograms = self._histograms()
         above = histograms[..., part:].sum(-1)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mtl_utils.experiments import COURSE, DEEPMT_DR, EXPERIMENTS, MTUNET, PLDMLT_PAPER, REPORT
+from mtl_utils.experiments.course import LESIONS
 
 PUBLISHED = "IDRiD"
 """In place of a paper: what others published on IDRiD."""
@@ -562,11 +563,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "",
         _LESION_AUPR,
         {},
-        ours=(
-            *(name for name in EXPERIMENTS if name.startswith("lesions-step")),
-            "lesions-best",
-            "lesions-long",
-        ),
+        ours=tuple(name for name, each in EXPERIMENTS.items() if each.family == LESIONS),
     ),
     "This course: how to balance two tasks": PaperTable(
         COURSE,

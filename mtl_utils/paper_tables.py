@@ -558,8 +558,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "This course: the way to the best lesions": PaperTable(
         COURSE,
         "Each row adds one step to the row above it; all else stays. Step 2 also varies colours and sizes "
-        "more strongly; `lesions-long` takes four times as many steps as the others. The second row of "
-        "`lesions-best` is the same recipe, larger, on a GPU.",
+        "more strongly; `lesions-long` takes four times as many steps as the others, `lesions-longer` eight "
+        "times as many. The second row of `lesions-best` is the same recipe, larger, on a GPU.",
         "",
         _LESION_AUPR,
         {},
@@ -597,7 +597,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
             "m2mrf": ("M2MRF", (None, None, None, None, 0.676, 0.502)),
             "hrdecoder": ("HRDecoder", (None, None, None, None, 0.713, 0.522)),
         },
-        ours=("lesions-best", "lesions-long", "lesions-unet"),
+        ours=("lesions-best", "lesions-long", "lesions-longer", "lesions-unet"),
     ),
     "IDRiD, grades: what others published": PaperTable(
         PUBLISHED,

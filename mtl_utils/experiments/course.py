@@ -251,11 +251,19 @@ RUNS = (
     _BEST_LESIONS,
     _lesions(
         "lesions-long",
-        "+ learned four times as long: the course's best lesions",
+        "+ learned four times as long",
         {"gpu": {"epochs": 20, "rounds": 12, "lr_gamma": 0.8}},  # sixty validations would take longer
         **_BEST,
         flips=True,
         rounds=4,
+    ),
+    _lesions(
+        "lesions-longer",
+        "+ twice as long again, averaged over ten times as many steps",
+        {"cpu": {"lr_gamma": 0.8}, "gpu": {"epochs": 20, "rounds": 24, "lr_gamma": 0.8}},
+        **{**_BEST, "ema": 0.999},
+        flips=True,
+        rounds=8,
     ),
     _grades("grade-lite0", "candidate: EfficientNet-Lite0"),
     _grades("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),

@@ -109,14 +109,7 @@ def _grades(name: str, about: str, needs: str = "IDRiD B", **settings) -> Experi
 
 
 # ---------------------------------------- grades from findings
-_LONG_LESIONS = _lesions(
-    "lesions-long",
-    "+ learned four times as long",
-    {"gpu": {"epochs": 20, "rounds": 12, "lr_gamma": 0.8}},  # sixty validations would take longer
-    **_BEST,
-    flips=True,
-    rounds=4,
-)
+_BEST_LESIONS = _lesions("lesions-best", "+ mean over mirror images", **_BEST, flips=True)
 _FINDINGS_SIZES = {
     profile: {"grading_size": sizes.get("segmentation_size", _LESIONS_BASE.segmentation_size)}
     for profile, sizes in _LESIONS_SIZES.items()
@@ -125,7 +118,7 @@ _FINDINGS_SIZES = {
 _FROM_FINDINGS = Config(
     "grade-from-findings",
     system="findings",
-    lesion_network=_LONG_LESIONS.config,
+    lesion_network=_BEST_LESIONS.config,
     tasks=("grading",),
     **BUNDLED,
     grading_size=_LESIONS_BASE.segmentation_size,
@@ -255,8 +248,15 @@ RUNS = (
     _lesions("lesions-step-3", "+ half of the crops around a lesion", **_SHARP),
     _lesions("lesions-step-4", "+ Dice in the loss", **_SHARP, mask_loss="bce+dice"),
     _lesions("lesions-step-5", "+ average of the weights (EMA)", **_BEST),
-    _lesions("lesions-best", "+ mean over mirror images", **_BEST, flips=True),
-    _LONG_LESIONS,
+    _BEST_LESIONS,
+    _lesions(
+        "lesions-long",
+        "+ learned four times as long",
+        {"gpu": {"epochs": 20, "rounds": 12, "lr_gamma": 0.8}},  # sixty validations would take longer
+        **_BEST,
+        flips=True,
+        rounds=4,
+    ),
     _lesions(
         "lesions-longer",
         "+ twice as long again, averaged over ten times as many steps",
@@ -280,8 +280,8 @@ RUNS = (
         _FROM_FINDINGS,
         COURSE,
         GRADES,
-        "candidate: a random forest on what a good lesion network finds, and a support vector machine on "
-        "that and on ImageNet features",
+        "candidate: a random forest on what the best lesion network finds, and a support vector machine on "
+        "ImageNet features",
         family=FINDINGS,
     ),
     _balance("grading", "single task, the same time: grade", "grading", tasks=("grading",)),

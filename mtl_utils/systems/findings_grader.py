@@ -1,7 +1,7 @@
 """Grades from findings, the course's own: nothing is learned by gradients but the lesions.
 
 Two opinions on the grade are averaged. A random forest reads it from what a lesion network found; a support
-vector machine from that and from the features of an encoder that has seen nothing but ImageNet.
+vector machine from the features of an encoder that has seen nothing but ImageNet.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from mtl_utils.encoders import create_encoder
@@ -26,9 +25,7 @@ from mtl_utils.lesions import GRADES
 from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.baselines import LesionBaseline
 
-DESCRIBED = ("findings", "appearance")
-OPINIONS = ("findings", "both")
-"""What each classifier reads the grade from."""
+OPINIONS = ("findings", "appearance")
 SHALLOWEST = 2
 """Features of 1/4 of the side and below count as appearance; finer ones hardly know more than colours."""
 
@@ -99,9 +96,9 @@ class FindingsGrader(FundusNetwork):
         self.known = {**described, "grade": grades}
         folds = min(5, int(counts[often].min()))
         forest = RandomForestClassifier(500, min_samples_leaf=2, random_state=self.seed)
-        machine = _support_vectors(*(described[name].shape[1] for name in DESCRIBED), folds)
+        machine = _support_vectors(described["appearance"].shape[1], folds)
         for opinion, model in zip(OPINIONS, (forest, machine), strict=True):
-            self.classifiers[opinion] = model.fit(_read_by(opinion, described), grades.numpy())
+            self.classifiers[opinion] = model.fit(described[opinion].numpy(), grades.numpy())
 
     def opinions(self, image: torch.Tensor) -> dict[str, np.ndarray]:
         """Probabilities of the five grades by each of `OPINIONS`, float (B, 5)."""
@@ -111,7 +108,7 @@ class FindingsGrader(FundusNetwork):
         given = {}
         for opinion, model in self.classifiers.items():
             given[opinion] = np.zeros((len(image), len(GRADES)))
-            given[opinion][:, model.classes_] = model.predict_proba(_read_by(opinion, described))
+            given[opinion][:, model.classes_] = model.predict_proba(described[opinion].numpy())
         return given
 
     def heads(self, features: Sequence[torch.Tensor], tasks: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -127,27 +124,10 @@ class FindingsGrader(FundusNetwork):
 
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         if state:
-            self.learn({name: state[name] for name in DESCRIBED}, state["grade"])
+            self.learn({opinion: state[opinion] for opinion in OPINIONS}, state["grade"])
 
 
-def _read_by(opinion: str, described: dict[str, torch.Tensor]) -> np.ndarray:
-    """What the classifier of this opinion gets, float (B, numbers)."""
-    names = DESCRIBED if opinion == "both" else (opinion,)
-    return np.concatenate([described[name].numpy() for name in names], axis=1)
-
-
-def _support_vectors(n_findings: int, n_appearance: int, folds: int) -> Pipeline:
-    """Radial basis functions of so many numbers of each kind; both kinds weigh the same, few as the findings
-    are. Findings count by their orders of magnitude: what is there at all matters most.
-    """
-    orders = FunctionTransformer(lambda numbers: np.log1p(1000 * numbers))
-    scaled = ColumnTransformer(
-        [
-            ("findings", make_pipeline(orders, StandardScaler()), slice(0, n_findings)),
-            ("appearance", StandardScaler(), slice(n_findings, None)),
-        ],
-        # Half of the sum of all variances each.
-        transformer_weights={"findings": (2 * n_findings) ** -0.5, "appearance": (2 * n_appearance) ** -0.5},
-    )
-    machine = SVC(C=10, gamma=0.1)
-    return make_pipeline(scaled, CalibratedClassifierCV(machine, ensemble=False, cv=folds))
+def _support_vectors(features: int, folds: int) -> Pipeline:
+    """Radial basis functions, of a width that goes with the number of features."""
+    machine = SVC(C=10, gamma=0.1 / features)
+    return make_pipeline(StandardScaler(), CalibratedClassifierCV(machine, ensemble=False, cv=folds))

@@ -144,7 +144,7 @@ def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Conf
     picture = resize_recipe(config.size(task))(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
     batch = batch.to(next(network.parameters()).device)
-    return judged_logits(network, batch, task, config.flips)[0].float()
+    return judged_logits(network, batch, task, config.flips, config.turns)[0].float()
 
 
 def _at_own_size(masks: np.ndarray, fov: FieldOfView, shape: tuple[int, int]) -> list[np.ndarray]:

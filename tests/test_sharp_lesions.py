@@ -105,6 +105,7 @@ def test_lesion_crops_of_a_run_have_the_size_that_its_network_gets(synthetic_cop
         ({"mask_loss": "focal"}, "no mask_loss 'focal'"),
         ({"label_space": "separate"}, "no mask_loss but 'bce'"),
         ({"recipe": "report"}, "lesion_crops belong to the recipe"),
+        ({"flips": False, "turns": True}, "turns go with flips"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, said):
@@ -145,6 +146,21 @@ def test_mirror_images_are_averaged_with_masks_turned_back():
     assert torch.equal(drawn[0, 0], torch.tensor([[2.0, 4.0], [0.0, 0.0]]))
     assert judged_logits(network, image, "grading", flips=True).item() == 6  # mean of 4, 8, 4, 8
     assert judged_logits(network, image, "grading").item() == 4
+
+
+def test_quarter_turns_are_averaged_with_masks_turned_back():
+    image = torch.zeros(1, 3, 2, 2)
+    image[0, 0] = torch.tensor([[4.0, 8.0], [0.0, 0.0]])
+    network = LeftLeaning()
+    drawn = judged_logits(network, image, "segmentation", flips=True, turns=True)
+    # Of the eight views each pixel stands in the left column in four.
+    assert torch.equal(drawn[0, 0], torch.tensor([[2.0, 4.0], [0.0, 0.0]]))
+    # The four turned ones have the row of 4 and 8 at the left twice and the empty one twice: 12, 0, 12, 0.
+    assert judged_logits(network, image, "grading", flips=True, turns=True).item() == 6
+    # One quarter turn alone, against the clock: then 8 and 4 are at the left.
+    drawn = judged_logits(network, image, "segmentation", turns=True)
+    assert torch.equal(drawn[0, 0], torch.tensor([[4.0, 4.0], [0.0, 0.0]]))
+    assert judged_logits(network, image, "grading", turns=True).item() == 8  # mean of 4 and 12
 
 
 def test_mirror_images_are_for_the_finished_network(synthetic_copy, tmp_path):

@@ -72,6 +72,13 @@ _LESIONS_SIZES = {
 }
 _SHARP = {"recipe": "lesions", "lesion_crops": 0.5}
 _BEST = {**_SHARP, "mask_loss": "bce+dice", "ema": 0.99}
+_LONGER = {
+    **_BEST,
+    "ema": 0.999,
+    "flips": True,
+    "rounds": 8,
+    "changes": {"cpu": {"lr_gamma": 0.8}, "gpu": {"epochs": 20, "rounds": 24, "lr_gamma": 0.8}},
+}
 
 
 def _lesions(name: str, about: str, changes: Mapping[str, dict] | None = None, **settings) -> Experiment:
@@ -260,11 +267,9 @@ RUNS = (
     _lesions(
         "lesions-longer",
         "+ twice as long again; the rate falls more slowly, the weights' mean is longer",
-        {"cpu": {"lr_gamma": 0.8}, "gpu": {"epochs": 20, "rounds": 24, "lr_gamma": 0.8}},
-        **_BEST | {"ema": 0.999},
-        flips=True,
-        rounds=8,
+        **_LONGER,
     ),
+    _lesions("lesions-turned", "+ mean over quarter turns too", **_LONGER, turns=True),
     _grades("grade-lite0", "candidate: EfficientNet-Lite0"),
     _grades("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),
     _grades(

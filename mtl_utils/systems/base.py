@@ -77,16 +77,24 @@ class FundusNetwork(nn.Module):
         return logits
 
 
-def judged_logits(network: nn.Module, image: torch.Tensor, task: str, flips: bool = False) -> torch.Tensor:
-    """Logits of one task; with `flips` the mean over a photograph and its three mirror images, masks turned
-    back. An eye and its mirror image have the same lesions, but a network answers them a little differently.
+def judged_logits(
+    network: nn.Module, image: torch.Tensor, task: str, flips: bool = False, turns: bool = False
+) -> torch.Tensor:
+    """Logits of one task, or their mean over several views of a photograph, masks turned back. An eye and its
+    mirror image have the same lesions, but a network answers them a little differently.
 
     Args:
         network: called as `network(image, tasks=(task,))`.
         image: RGB in [0, 1], float (B, 3, H, W).
         task: one of the network's.
-        flips: four passes in place of one.
+        flips: the photograph and its three mirror images, four passes in place of one.
+        turns: these views as they are and after a quarter turn: twice as many passes. With `flips` that is
+            every way in which a square can lie.
     """
+    if turns:
+        turned = judged_logits(network, image.rot90(1, (-2, -1)), task, flips)
+        turned = turned.rot90(-1, (-2, -1)) if turned.ndim == 4 else turned
+        return (judged_logits(network, image, task, flips) + turned) / 2
     if not flips:
         return network(image, tasks=(task,))[task]
 

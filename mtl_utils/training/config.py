@@ -60,6 +60,7 @@ class Config:
             None: the weights themselves.
         flips: the finished network answers with the mean of its logits for a photograph and for its three
             mirror images; while it learns one pass is enough.
+        turns: that mean takes in the same four after a quarter turn.
         balanced: every grade equally often in training, as MTUnet's paper has it.
         first_tasks: tasks of a network that is trained before, with otherwise the same settings. It is step
             one of MTUnet's variant B; for every other system it makes labels for the photographs of the
@@ -106,6 +107,7 @@ class Config:
     mask_loss: str = "bce"
     ema: float | None = None
     flips: bool = False
+    turns: bool = False
     balanced: bool = False
     first_tasks: tuple[str, ...] = ()
     pseudo_grades: bool = False
@@ -169,6 +171,8 @@ class Config:
             raise MTLError(f"no mask_loss {self.mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
             raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
+        if self.turns and not self.flips:
+            raise MTLError(f"{self.name}: turns go with flips")
         if self.crop_size > self.segmentation_size:
             raise MTLError(
                 f"crop_size {self.crop_size} is larger than segmentation_size {self.segmentation_size}"

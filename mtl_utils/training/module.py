@@ -99,9 +99,12 @@ class MultiTaskModule(L.LightningModule):
         self._train_losses = []
         self._started = time.monotonic()
 
-    def _evaluation_step(self, batch: dict[str, torch.Tensor], dataloader_idx: int, flips: bool) -> None:
+    def _evaluation_step(
+        self, batch: dict[str, torch.Tensor], dataloader_idx: int, flips: bool = False, turns: bool = False
+    ) -> None:
         task = self.config.tasks[dataloader_idx]
-        self.scores.update(task, judged_logits(self.network, batch["image"], task, flips), batch)
+        logits = judged_logits(self.network, batch["image"], task, flips, turns)
+        self.scores.update(task, logits, batch)
 
     def on_validation_epoch_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -119,10 +122,10 @@ class MultiTaskModule(L.LightningModule):
     def validation_step(
         self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._evaluation_step(batch, dataloader_idx, flips=False)  # one pass is enough to follow an epoch
+        self._evaluation_step(batch, dataloader_idx)  # one pass is enough to follow an epoch
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch, dataloader_idx, self.config.flips)
+        self._evaluation_step(batch, dataloader_idx, self.config.flips, self.config.turns)
 
     def on_validation_epoch_end(self) -> None:
         several = self.trainer.world_size > 1

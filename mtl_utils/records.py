@@ -148,7 +148,7 @@ def _to_score_again(
 ) -> dict[str, object]:
     """What a later analysis needs besides the metrics: `pixel_counts` (`segmentation_scores`); `validation`,
     the same checkpoint's metrics and grades on the photographs that may choose between runs; `leaked`, per
-    task the names of judged photographs that the training side of any task shows as well.
+    task the names of judged photographs that the run, or a network before it, saw in training.
     """
     config, found = result.config, {}
     if scores.rows.get("segmentation"):
@@ -158,12 +158,24 @@ def _to_score_again(
         rows = chooses.per_photograph(copy.table)
         graded = rows[rows.task == "grading"].dropna(axis="columns", how="all")
         found["validation"] = {**chooses.compute(), "per_photograph": graded.to_dict(orient="records")}
-        learned = copy.table.photo[config.parts(copy.table).roles == "train"]
+        parts = config.parts(copy.table)
+        seen = [parts.rows("train", task) for task in _learned_from(config)]
+        learned = copy.table.photo.iloc[np.concatenate(seen)]
         found["leaked"] = {
             task: copy.table.name.iloc[rows][copy.table.photo.iloc[rows].isin(learned)].tolist()
             for task, rows in scores.rows.items()
         }
     return found
+
+
+def _learned_from(config: Config) -> set[str]:
+    """The tasks whose photographs a run saw in training, those of the networks before it among them."""
+    tasks = {config.photographs_of(task) for task in (*config.tasks, *config.first_tasks)}
+    if config.pseudo_grades:
+        tasks.add("grading")
+    if config.lesion_network:
+        tasks.add("segmentation")
+    return tasks
 
 
 def segmentation_scores(record: dict) -> SegmentationMetrics | None:

@@ -275,4 +275,7 @@ def test_a_record_can_be_scored_again_and_names_what_leaked(synthetic_copy, tmp_
         assert record["validation"]["grading/accuracy"] == history[history.argmax()]
     assert found["paper"]["leaked"] == leaks
     assert found["clean"]["leaked"] == {"grading": [], "segmentation": []}
+    masks = experiment("lesions-step-3", "smoke", protocol="paper")  # sees part A alone
+    run = fit(replace(masks, epochs=1), synthetic_copy, tmp_path / "masks", progress=False)
+    assert make_record(run, synthetic_copy)["leaked"] == {"segmentation": []}
     assert segmentation_scores({}) is None

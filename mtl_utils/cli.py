@@ -66,7 +66,7 @@ def data_check(
 def data_synthetic(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to write; it must not exist yet.")],
     size: Annotated[int, typer.Option(help="Height of the photographs in pixels.")] = 512,
-    seed: Annotated[int, typer.Option(help="Another seed draws other eyes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other eyes.")] = 0,
 ) -> None:
     """Draw a synthetic look-alike of IDRiD, in the official layout."""
     from mtl_utils.data.synthetic import write_synthetic
@@ -115,10 +115,12 @@ def train(
     profile: Annotated[
         str | None, typer.Option(help="smoke, cpu, gpu or paper. Default: MTL_PROFILE, else by machine.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Rules weights, split, order and augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Rules weights, split, order and augmentation.")
+    ] = 0,
     encoder: Annotated[str | None, typer.Option(help="Any encoder of segmentation-models-pytorch.")] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, bundled, none, or a file.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="clean or paper.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="clean, paper or clean-folds.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/NAME-PROFILE-seedS.")
     ] = None,
@@ -179,6 +181,7 @@ def train(
         )
     if config.pseudo_grades and first:
         pseudo, first = PseudoGrades.open(first), None
+        pseudo.require(seed=seed, profile=profile)
     elif config.pseudo_grades:
         classifiers = [experiment(each, profile, seed=seed) for each in CLASSIFIERS]
         # From a copy of its own size, so that --first with a stage 1 that was made alone gives the same run.

@@ -164,7 +164,8 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     A network with super-resolution, as DeepMT-DR, also gives NAME_restored.png: `Prediction.restored`.
     A network that marks groups, as MTUnet, gives each lesion its group's picture; the JSON tells the groups.
 
-    Each file comes whole or not at all, the JSON last. Files of the same names are replaced.
+    Each file comes whole or not at all, the JSON last. Files of the same names are replaced; pictures of an
+    earlier prediction of this name that the new one lacks are deleted.
 
     Args:
         name: how the files' names begin.
@@ -188,8 +189,25 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
         _write(files[key], cv2.imencode(".png", picture)[1].tobytes())
     about = _about(prediction) | facts | {"files": {key: path.name for key, path in files.items()}}
     path = out / f"{name}.json"
+    earlier = _earlier_files(path)
     _write(path, (json.dumps(about, indent=1) + "\n").encode())
+    for old in earlier - set(files.values()):
+        old.unlink(missing_ok=True)
     return path
+
+
+def _possible_files(path: Path) -> set[Path]:
+    """The pictures that a prediction may have beside its JSON file, `path`."""
+    return {path.with_name(f"{path.stem}_{key}.png") for key in (*LESIONS, "overlay", "restored")}
+
+
+def _earlier_files(path: Path) -> set[Path]:
+    """The pictures of an earlier prediction; none where `path` is not there, or is no prediction."""
+    try:
+        named = set(json.loads(path.read_text(encoding="utf-8"))["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return {file for file in _possible_files(path) if file.name in named}
 
 
 def _about(prediction: Prediction) -> dict[str, object]:
@@ -265,8 +283,10 @@ def _predict_file(network: FundusNetwork, config: Config, path: Path) -> Predict
 
 
 def _check_place(path: Path, facts: dict[str, object]) -> None:
-    """A prediction replaces an earlier one of the same photograph, and of no other."""
+    """A prediction replaces an earlier one of the same photograph, and nothing else."""
     if not path.exists():
+        if there := sorted(str(file) for file in _possible_files(path) if file.exists()):
+            raise DataError(f"{there[0]} is there: nothing was overwritten. Give another --out.")
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
 from mtl_utils.data.fov import inside_field_of_view
 from mtl_utils.data.prepare import WorkingCopy
-from mtl_utils.errors import DataError
+from mtl_utils.errors import DataError, MTLError
 from mtl_utils.explain import agreement, grad_cam
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.metrics import grading_metrics
@@ -89,7 +89,8 @@ class PseudoGrades:
             kinds that are drawn, 'MA EX'), `classifier` (which was more confident, 0 or 1), its probabilities
             `p0` to `p4`, and for each grade's heat map `lesion_auc0` .. and `disc_auc0` ..
             (`explain.agreement`; NaN where there is no disc).
-        about: 'data_fingerprint', and 'makers', the digests of the classifiers' checkpoints.
+        about: 'data_fingerprint', and 'makers', the digests of the classifiers' checkpoints; from `stage_one`
+            also the 'seed' and 'profile' of their runs.
         rules: which grades the drawn lesions rule out; None: none.
         heat_maps: which grades their heat maps rule out; None: none.
     """
@@ -153,6 +154,16 @@ class PseudoGrades:
         seen = (self.about["makers"], self.rows, self.adjusted, self.plausible.astype(int))
         return sha256(json.dumps([np.asarray(part).tolist() for part in seen]).encode()).hexdigest()
 
+    def require(self, **wanted: object) -> None:
+        """Refuse pseudo grades of runs with another seed or profile; files of before tell neither.
+
+        Raises:
+            MTLError: something in `about` is not as wanted.
+        """
+        for key, value in wanted.items():
+            if (there := self.about.get(key, value)) != value:
+                raise MTLError(f"these pseudo grades are of {key} {there}, and this run has {key} {value}")
+
     def write(self, folder: str | Path) -> Path:
         """Write them to a folder, whole or not at all. Returns the file's path."""
         path = Path(folder) / FILE
@@ -172,7 +183,8 @@ class PseudoGrades:
         try:
             about = json.loads(Path(path).read_text(encoding="utf-8"))
             table = pd.DataFrame(about.pop("table"))
-            grades = cls(table, {key: about[key] for key in ("data_fingerprint", "makers")})
+            grades = cls(table, about)
+            about["data_fingerprint"], about["makers"]
             grades.rows, grades.adjusted  # noqa: B018  need all columns that decide
         except FileNotFoundError as error:
             raise DataError(f"no pseudo grades {path}. Make them with 'mtl train pldmlt'.") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -30,7 +29,7 @@ from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
 from mtl_utils.pseudo_grades import measure
 from mtl_utils.rerun import filled
-from mtl_utils.runtime import default_device, device_name, package_versions, peak_memory
+from mtl_utils.runtime import code_version, default_device, device_name, package_versions, peak_memory
 from mtl_utils.training import (
     BEST_ACCURACY,
     BEST_LOSS,
@@ -47,6 +46,7 @@ from mtl_utils.training import (
     load_history,
     load_labels,
     load_model,
+    load_state,
     precision,
     update_costs,
 )
@@ -60,27 +60,6 @@ def results_folder() -> Path:
     """Where the recorded runs lie: in the repository's book, or in the installed wheel."""
     in_wheel = _HERE / "results"
     return in_wheel if in_wheel.is_dir() else _HERE.parent / "book" / "results"
-
-
-def code_version() -> str:
-    """The git commit of the library, with '+changes' where files differ from it; the package version outside
-    a checkout. A job that runs from an export without git is told its commit in `MTL_COMMIT`.
-    """
-    from mtl_utils import __version__
-
-    if told := os.environ.get("MTL_COMMIT"):
-        return f"{__version__} ({told})"
-    git = ["git", "-C", str(_HERE)]
-    try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", str(_HERE)], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return f"{__version__} ({commit}{'+changes' if changed.strip() else ''})"
 
 
 def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: str = "test") -> dict:
@@ -122,7 +101,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         "epochs": len(result.history),
         "peak_memory_gib": peak_memory(),
         "date": date.today().isoformat(),
-        "code": code_version(),
+        "code": _code(result),
         "versions": package_versions(),
         "config": asdict(config),
         "checkpoint": _checkpoint_name(result, config.chosen),
@@ -141,6 +120,13 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
     }
+
+
+def _code(result: FitResult | CrossValidation) -> str:
+    """The code that trained the run; of one that was resumed with other code all its versions."""
+    runs = result.folds if isinstance(result, CrossValidation) else (result,)
+    versions = [version for run in runs for version in load_state(run.checkpoint(LAST))["code"] or ()]
+    return ", ".join(dict.fromkeys(versions)) or code_version()
 
 
 def _to_score_again(
@@ -321,14 +307,17 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
     """All records of a folder, by file name; None: those that come with the course.
 
     Raises:
-        MTLError: a file is no record.
+        MTLError: no such folder, or a file is no record.
     """
+    folder = Path(folder or results_folder())
+    if not folder.is_dir():
+        raise MTLError(f"no folder {folder}: give the one that holds the records")
     records = []
-    for path in sorted(Path(folder or results_folder()).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             record["experiment"], record["schema"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no text at all
             raise MTLError(
                 f"{path} is no record of this course ({error}). Delete it, or run 'mtl train' again."
             ) from error

@@ -43,6 +43,9 @@ def command(record: dict) -> str:
     for key, option in OPTIONS.items():
         if today and not _same(then[key], today[key]):
             words += [option, str(then[key] or "none")]
+    for key in ("devices", "nodes"):
+        if record.get(key, 1) > 1:
+            words += [f"--{key}", str(record[key])]
     on_cpu = re.match(r"CPU, (\d+) threads", record["device"])
     if on_cpu and profile in ("gpu", "paper"):
         words.append("--on-cpu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -73,6 +74,28 @@ def cache_dir() -> Path:
     folder = Path(os.environ.get("MTL_CACHE") or Path.home() / ".cache" / "mtl_utils").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def code_version() -> str:
+    """The git commit of the library, with '+changes' where files differ from it; the package version outside
+    a checkout. A job that runs from an export without git is told its commit in `MTL_COMMIT`.
+    """
+    from mtl_utils import __version__
+
+    if told := os.environ.get("MTL_COMMIT"):
+        return f"{__version__} ({told})"
+    library = Path(__file__).parent
+    git = ["git", "-C", str(library)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(library)], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__} ({commit}{'+changes' if changed.strip() else ''})"
 
 
 def default_device() -> str:

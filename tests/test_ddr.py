@@ -290,6 +290,17 @@ def test_masks_of_a_further_set_are_for_training(ddr, synthetic_root, tmp_path):
     assert parts.counts().loc["train"].to_dict() == {"grading": 20 + 8, "segmentation": 6 + 7}
 
 
+def test_a_mask_in_which_nothing_is_drawn_is_no_lesion(ddr, tmp_path):
+    """Not even where the small copy shows none of it: a dot of one pixel is a lesion."""
+    labels = ddr / "lesion_segmentation" / "train" / "label"
+    save_mask(labels / "MA" / "007-150-100.tif", (slice(25, 26), slice(25, 26)))
+    copy = prepare(ddr, 32, tmp_path / "copy", progress=False)
+    drawn = copy.table[copy.table.part == "A"]
+    assert drawn.SE.isna().all() and drawn[["MA", "HE", "EX"]].notna().all(axis=None)
+    assert not copy.mask(int(drawn.index[drawn.name == "007-150-100"][0]))[LESIONS.index("MA")].any()
+    assert copy.fingerprint == prepare(ddr, 32, tmp_path / "copy", progress=False).fingerprint
+
+
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
 def test_official_validation_photographs_validate(ddr, protocol):
     table = read_ddr(ddr)

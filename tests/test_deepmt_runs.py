@@ -116,6 +116,15 @@ def test_a_first_stage_that_does_not_fit_is_refused(run, synthetic_copy, tmp_pat
         fit(config, synthetic_copy, tmp_path, progress=False, first=run.first)
 
 
+def test_a_first_stage_that_was_stopped_is_refused(run, synthetic_copy, tmp_path):
+    state = torch.load(run.first, weights_only=True)
+    state["history"] = state["history"][:-1]
+    torch.save(state, tmp_path / "stopped.ckpt")
+    epochs = len(state["history"])
+    with pytest.raises(MTLError, match=rf"stopped after {epochs} of {epochs + 1} epochs"):
+        fit(run.config, synthetic_copy, tmp_path / "run", progress=False, first=tmp_path / "stopped.ckpt")
+
+
 def test_only_a_first_stage_of_the_same_data_comes_first(run, synthetic_copy, tmp_path):
     with pytest.raises(MTLError, match=r"deepmt-dr; it differs in: .*hierarchy\.stage"):
         fit(run.config, synthetic_copy, tmp_path, progress=False, first=run.checkpoint())

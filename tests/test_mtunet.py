@@ -398,6 +398,14 @@ def test_the_baselines_are_the_architectures_of_their_names():
     }
     with pytest.raises(MTLError, match=r"'pyramid'.*linknet"):
         LesionBaseline("pyramid", "resnet18", None)
+    with pytest.raises(MTLError, match="deeplabv3 cannot have the encoder vgg16"):
+        LesionBaseline("deeplabv3", "vgg16", None)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_lesion_baseline_can_have_the_encoder_that_its_run_names(name):
+    config = replace(experiment(name, "paper"), encoder_weights=None)
+    assert isinstance(build_network(config), LesionBaseline)
 
 
 # ------------------------------------------------------------------------------ judging exclusive classes

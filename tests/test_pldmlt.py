@@ -57,6 +57,7 @@ from mtl_utils.training import (
     FitResult,
     FundusData,
     MultiTaskModule,
+    build_network,
     cross_validate,
     fit,
     label_update,
@@ -702,7 +703,15 @@ def test_stage_one_grades_all_photographs_of_part_a(stage_one_run, synthetic_cop
         assert lesions.split() == [name for name in DISEASE_LESIONS if drawn[LESIONS.index(name)]]
     assert PseudoGrades.open(folder / FILE).digest == found.digest
     made_by = [file_digest(folder / f"classifier-{number}" / "last.ckpt") for number in (1, 2)]
-    assert found.about == {"data_fingerprint": synthetic_copy.fingerprint, "makers": made_by}
+    assert found.about == {
+        "data_fingerprint": synthetic_copy.fingerprint,
+        "makers": made_by,
+        "seed": 0,
+        "profile": "smoke",
+    }
+    found.require(seed=0, profile="smoke")
+    with pytest.raises(MTLError, match="of seed 0, and this run has seed 1"):
+        found.require(seed=1, profile="smoke")
 
 
 def test_the_more_confident_classifier_names_the_grade(stage_one_run, synthetic_copy):
@@ -863,6 +872,18 @@ def test_a_run_killed_twice_resumes_to_the_same_labels(
     one, other = (torch.load(run.checkpoint(), weights_only=True) for run in (undisturbed, resumed))
     assert same(one["state_dict"], other["state_dict"])
     assert {name.split(".")[0] for name in one["state_dict"]} == {"network", "updater"}
+
+
+def test_no_layer_is_left_out_at_random_where_labels_are_updated(undisturbed, pseudo):
+    """As smp's EfficientNets do in training: the passes of an update would be of several networks."""
+    config = replace(undisturbed.config, encoder_name="efficientnet-b0", encoder_weights=None)
+    network = build_network(config).train()
+    images = torch.rand(2, 3, 64, 64)
+    one, other = (network(images)["grading"] for _ in range(2))
+    assert not torch.equal(one, other)
+    label_update.LabelUpdateModule(config, network, "", pseudo)
+    one, other = (network(images)["grading"] for _ in range(2))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_another_seed_gives_other_labels(undisturbed, synthetic_copy, pseudo, tmp_path):

@@ -17,7 +17,7 @@ from mtl_utils import predict
 from mtl_utils.cli import main
 from mtl_utils.data.augment import report_recipe
 from mtl_utils.data.dataset import FundusDataset
-from mtl_utils.data.fov import crop_square
+from mtl_utils.data.fov import crop_square, field_of_view
 from mtl_utils.data.idrid import read_photograph
 from mtl_utils.data.prepare import prepare, shrink
 from mtl_utils.errors import DataError, MTLError
@@ -350,6 +350,30 @@ def test_a_prediction_of_another_photograph_is_not_overwritten(
     written.json.write_text("notes of my own")
     with pytest.raises(DataError, match=r"left\.json is there and no prediction"):
         list(predict.predict_files([first], smoke_checkpoint, out))
+
+
+def test_pictures_that_are_no_prediction_are_not_overwritten(smoke_checkpoint: Path, tmp_path: Path) -> None:
+    """As somebody's own mask beside the photograph."""
+    Image.fromarray(photograph()).save(tmp_path / "eye.png")
+    (tmp_path / "eye_MA.png").write_bytes(b"drawn by hand")
+    with pytest.raises(DataError, match=r"eye_MA\.png is there: nothing was overwritten"):
+        list(predict.predict_files([tmp_path / "eye.png"], smoke_checkpoint, tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eye.png", "eye_MA.png"]
+    assert (tmp_path / "eye_MA.png").read_bytes() == b"drawn by hand"
+
+
+def test_masks_of_an_earlier_network_do_not_stay(tmp_path: Path) -> None:
+    image = photograph()
+    fov = field_of_view(image)
+    config = Config("any")
+    mask = np.zeros(image.shape[:2], np.float32)
+    drawn = predict.Prediction(image, fov, config, masks=dict.fromkeys(config.space.marked, mask))
+    graded = predict.Prediction(image, fov, config, probabilities=np.full(5, 0.2))
+    (tmp_path / "eye_notes.png").write_bytes(b"mine")
+    predict.save_prediction(drawn, "eye", tmp_path)
+    assert (tmp_path / "eye_MA.png").exists() and (tmp_path / "eye_overlay.png").exists()
+    predict.save_prediction(graded, "eye", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eye.json", "eye_notes.png"]
 
 
 def test_the_command_needs_a_checkpoint(

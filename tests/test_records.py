@@ -16,7 +16,6 @@ from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.records import (
     PAPER_TABLES,
     beside,
-    code_version,
     compare_runs,
     ladder,
     load_records,
@@ -28,6 +27,7 @@ from mtl_utils.records import (
     segmentation_scores,
     write_record,
 )
+from mtl_utils.runtime import code_version
 from mtl_utils.training import Config, fit
 
 TABLE, AUPR = "Shared-encoder report, Table 2", "segmentation/aupr/mean"

@@ -106,6 +106,7 @@ ON_IDRID = "OMP_NUM_THREADS=4 mtl train unet --data path/to/IDRiD --profile cpu 
             "OMP_NUM_THREADS=4 mtl train unet --data path/to/DDR --profile cpu --seed 0 "
             "--encoder resnet18 --weights none",
         ),
+        ({"devices": 2, "nodes": 3}, f"{ON_IDRID} --devices 2 --nodes 3"),
         ({"config": {"encoder_weights": "my files/w.pt"}}, f"{ON_IDRID} --weights 'my files/w.pt'"),
         (
             {"config": {"epochs": 99, "batch_size": 2}},

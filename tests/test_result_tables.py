@@ -135,6 +135,8 @@ def test_mtl_results(capsys, monkeypatch):
     code, shown, _ = mtl(capsys, monkeypatch, "results", "isr")
     assert code == 0 and "made with other settings, by commit 7a42caf92fcb" in shown
     assert mtl(capsys, monkeypatch, "results", "nothing")[0] == 2
+    code, _, error = mtl(capsys, monkeypatch, "results", "--folder", "no/such/folder")
+    assert code == 2 and "no folder no/such/folder" in error
 
 
 @pytest.mark.parametrize("title", TABLES)

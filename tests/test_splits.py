@@ -12,6 +12,7 @@ import pytest
 from mtl_utils.data.duplicates import link_photographs, thumbnails
 from mtl_utils.data.idrid import read_idrid
 from mtl_utils.data.splits import (
+    CHOOSES,
     CONFLICT,
     FOLDS,
     IN_PART_A,
@@ -170,6 +171,25 @@ def test_clean_by_hand():
         [("leak-in-b", LEAK), ("leak-in-a", LEAK), ("twice", REPEAT)]
         + 2 * [("grades-differ", CONFLICT), ("risks-differ", CONFLICT)]
     )
+
+
+def test_what_is_carved_for_one_task_is_not_learned_for_the_other():
+    """Part A with an official validation split, part B without one, and all photographs of A graded in B."""
+    rows = [("A", split_, f"photo {i}", None) for i, split_ in enumerate(10 * ["train"] + 2 * ["val"])]
+    rows += [("B", "train", f"photo {i}", i % 5) for i in range(30)]
+    table = pd.DataFrame(rows, columns=["part", "split", "photo", "grade"]).astype({"grade": "Int64"})
+    table["dme"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    table["name"] = [f"{i:02d}" for i in range(len(table))]
+    met = 0
+    for seed in range(5):
+        parts = split(table, seed=seed)
+        learned, carved = (set(table.photo[parts.roles == role]) for role in ("train", "val"))
+        assert not learned & carved
+        shared = table[(table.part == "A") & (table.split == "train") & table.photo.isin(carved)]
+        left_out = parts.dropped[parts.dropped.part == "A"]
+        assert left_out.name.tolist() == shared.name.tolist() and set(left_out.reason) <= {CHOOSES}
+        met += len(shared)
+    assert met
 
 
 def test_wrong_names_give_a_clear_message(synthetic_table):

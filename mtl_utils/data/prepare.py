@@ -350,6 +350,8 @@ def _prepare(
 
     part.mkdir(exist_ok=True)
     linked = link_photographs(table, thumbnails(table.image, progress=progress))
+    if any(LAYOUTS[name].empty_masks for name in about["sets"]):
+        linked = _drawn_only(linked, workers, progress)
     done = _rows_done(part, table, size)
     rows = _prepared(table.iloc[done:], size, workers)
     bar = tqdm(rows, total=len(table), initial=done, desc=f"working copy {size} px", disable=not progress)
@@ -365,6 +367,21 @@ def _prepare(
         out.rmdir()
     part.rename(out)
     return WorkingCopy.open(out)
+
+
+def _drawn_only(table: pd.DataFrame, workers: int, progress: bool) -> pd.DataFrame:
+    """A mask file in which nothing is drawn becomes None, as where there is no file: no such lesion.
+
+    Looked up at full size, since in a small copy a lesion of few pixels is gone.
+    """
+    table = table.copy()
+    places = [(row, lesion) for lesion in LESIONS for row in table.index[table[lesion].notna()]]
+    with ThreadPoolExecutor(workers) as pool:
+        drawn = pool.map(lambda place: read_mask(table.at[place]).any(), places)
+        for place, some in zip(places, tqdm(drawn, "masks", len(places), disable=not progress), strict=True):
+            if not some:
+                table.at[place] = None
+    return table
 
 
 def _write_about(path: Path, linked: pd.DataFrame, about: dict) -> None:

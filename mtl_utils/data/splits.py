@@ -1,7 +1,7 @@
 """Which photographs a network learns from, is chosen on, and is judged on: three protocols by name.
 
-`paper` is what the four papers do: the official splits as printed, and the test split doubles as the
-validation split. `clean`, the default, keeps the official test splits whole, so that figures can be put
+`paper` is what the shared-encoder report does: the official splits as printed, and the test split doubles as
+the validation split. `clean`, the default, keeps the official test splits whole, so that figures can be put
 beside published ones, and takes from the training side whatever spoils them. `clean-folds` is for PLDMLT,
 which has five-fold cross-validation: each fold of part A is judged once, and part B shows none of part A's
 photographs, so that a classifier learned from it can grade part A unseen.
@@ -26,7 +26,7 @@ ROLES = ("train", "val", "test")
 VALIDATION_FOLDS = 6  # one of six: 65 graded photographs and eight or nine with masks on IDRiD
 
 LEAK = "the same photograph is in a test split"
-CHOOSES = "the same photograph is in an official validation split"
+CHOOSES = "the same photograph is in a validation split"
 CONFLICT = "the same photograph stands there twice, with different labels"
 FEW = "left out, to learn from few"
 REPEAT = "the same photograph stands there twice"
@@ -62,7 +62,7 @@ class Split:
             )
         rows = np.flatnonzero((self.roles == role) & (self.tasks == task))
         if self.protocol == "paper" and role == "val" and not len(rows):  # no official validation split
-            return self.rows("test", task)  # what the papers do, and what chapter 04 warns of
+            return self.rows("test", task)  # what the report does, and what chapter 04 warns of
         return rows
 
     def counts(self) -> pd.DataFrame:
@@ -130,6 +130,10 @@ def _in_fold(table: pd.DataFrame, seed: int, fold: int) -> np.ndarray:
     return np.isin(np.arange(len(table)), part_a[chosen])
 
 
+def _left_out(table: pd.DataFrame, which, reason: str | pd.Series) -> pd.DataFrame:
+    return table.loc[which, ["part", "split", "name"]].assign(reason=reason)
+
+
 def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int = 0) -> Split:
     """Give every photograph its role.
 
@@ -150,7 +154,7 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
     table = table.reset_index(drop=True)
     tasks = table.part.map({part: task for task, part in TASK_PARTS.items()}).to_numpy(object)
     roles = table.split.to_numpy(object).copy()
-    dropped = table.loc[[], ["part", "split", "name"]].assign(reason="")
+    dropped = _left_out(table, [], "")
     if protocol != "paper":
         hidden = pd.Series(False, index=table.index)
         if protocol == "clean-folds":
@@ -160,16 +164,16 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
         reasons = _reasons(table.assign(split=roles)[~hidden]).reindex(table.index)
         reasons[hidden] = IN_PART_A
         left_out = reasons.notna()
-        dropped = (
-            table.loc[left_out, ["part", "split", "name"]]
-            .assign(reason=reasons[left_out])
-            .reset_index(drop=True)
-        )
+        dropped = _left_out(table, left_out, reasons[left_out]).reset_index(drop=True)
         roles[left_out] = "dropped"
         official = table.part[roles == "val"].unique()  # these parts have a validation split already
         training = np.flatnonzero((roles == "train") & ~table.part.isin(official))
         if len(training):
             roles[training[_validation(table.iloc[training], seed)]] = "val"
+            # A part with an official validation split still trains on photographs that were carved here.
+            seen = (roles == "train") & table.photo.isin(table.photo[roles == "val"]).to_numpy()
+            roles[seen] = "dropped"
+            dropped = pd.concat([dropped, _left_out(table, seen, CHOOSES)], ignore_index=True)
     return Split(protocol, roles, tasks, dropped)
 
 

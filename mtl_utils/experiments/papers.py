@@ -140,7 +140,7 @@ def _mtunet(
     return Experiment(config, MTUNET, table, about, needs, own_encoder, changes or {})
 
 
-def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> Experiment:
+def _lesion_baseline(architecture: str, title: str, table: str = "Table 2", **settings) -> Experiment:
     return _mtunet(
         architecture,
         table,
@@ -148,6 +148,7 @@ def _lesion_baseline(architecture: str, title: str, table: str = "Table 2") -> E
         "IDRiD A",
         system=architecture,
         tasks=("segmentation",),
+        **settings,
     )
 
 
@@ -272,8 +273,9 @@ RUNS = (
     _lesion_baseline("unet", "U-Net"),
     _lesion_baseline("linknet", "LinkNet"),
     _lesion_baseline("fpn", "FPN"),
-    _lesion_baseline("deeplabv3", "DeepLabv3"),
-    _lesion_baseline("deeplabv3plus", "DeepLabv3+", "-"),
+    # smp widens the strides of a DeepLab's encoder, and cannot do so with VGG's.
+    _lesion_baseline("deeplabv3", "DeepLabv3", encoder_name="resnet50"),
+    _lesion_baseline("deeplabv3plus", "DeepLabv3+", "-", encoder_name="resnet50"),
     _grading_baseline("nasnet", "tu-nasnetalarge"),
     _grading_baseline("densenet-201", "densenet201"),
     _grading_baseline("resnext-101", "resnext101_32x8d"),

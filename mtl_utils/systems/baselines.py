@@ -34,7 +34,7 @@ class LesionBaseline(FundusNetwork):
         class_prior: as in `MTUnet`, so that no network starts with an advantage.
 
     Raises:
-        MTLError: unknown architecture, or what `create_encoder` raises.
+        MTLError: unknown architecture, or an encoder that it cannot have, or what `create_encoder` raises.
 
     >>> network = LesionBaseline("linknet", "resnet18", encoder_weights=None)
     >>> tuple(network(torch.rand(2, 3, 64, 64))["segmentation"].shape)
@@ -52,9 +52,12 @@ class LesionBaseline(FundusNetwork):
         if architecture not in ARCHITECTURES:
             raise MTLError(f"no architecture {architecture!r}. There are: {', '.join(ARCHITECTURES)}.")
         encoder = create_encoder(encoder_name, encoder_weights)
-        model = smp.create_model(
-            architecture, encoder_name=encoder_name, encoder_weights=None, classes=len(space.classes)
-        )
+        try:
+            model = smp.create_model(
+                architecture, encoder_name=encoder_name, encoder_weights=None, classes=len(space.classes)
+            )
+        except ValueError as error:
+            raise MTLError(f"{architecture} cannot have the encoder {encoder_name}: {error}") from error
         # The DeepLabs widen their encoder's strides, so each architecture builds its own; weights are ours.
         model.encoder.load_state_dict(encoder.network.state_dict())
         own = depthwise_in_full_precision(model.encoder)

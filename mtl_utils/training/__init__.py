@@ -1,6 +1,13 @@
 """Training and judging, on Lightning: a configuration, a module, the loaders, `fit` and `evaluate`."""
 
-from mtl_utils.training.checkpoints import load_config, load_conflicts, load_history, load_labels, load_model
+from mtl_utils.training.checkpoints import (
+    load_config,
+    load_conflicts,
+    load_history,
+    load_labels,
+    load_model,
+    load_state,
+)
 from mtl_utils.training.config import (
     BEST_ACCURACY,
     BEST_LOSS,

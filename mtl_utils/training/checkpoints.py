@@ -18,8 +18,8 @@ from mtl_utils.training.config import Config, build_network
 
 
 def load_state(checkpoint: str | Path) -> dict:
-    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint; of a
-    run with pseudo grades also pseudo_digest and labels, of one that measured conflict its
+    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint, code;
+    of a run with pseudo grades also pseudo_digest and labels, of one that measured conflict its
     conflicts, of one in several processes how many.
     """
     path = Path(checkpoint)
@@ -28,7 +28,8 @@ def load_state(checkpoint: str | Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
-        parts |= {key: state.get(key) for key in ("pseudo_digest", "labels", "conflicts", "processes")}
+        others = ("code", "pseudo_digest", "labels", "conflicts", "processes")
+        parts |= {key: state.get(key) for key in others}
         return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error

@@ -1,8 +1,8 @@
 """`fit` trains a run, `evaluate` judges it: Lightning does the loop.
 
-A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints, a third as large because
-they hold no state of the optimizer, and nothing that is half written: Lightning writes each checkpoint beside
-its place and moves it there.
+A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints (a third as large because
+they hold no state of the optimizer; whole with `Config.ema`), and nothing that is half written: Lightning
+writes each checkpoint beside its place and moves it there.
 """
 
 from __future__ import annotations
@@ -93,6 +93,21 @@ class EpochLines(Callback):
         print(
             f"epoch {row['epoch'] + 1:>2}/{trainer.max_epochs}  {text}  ({row['seconds']:.0f} s)", flush=True
         )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Knows its files again where the run's folder was moved. Lightning would forget which is best, and take
+    the next epoch for it.
+    """
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {key: here(state_dict[key]) for key in paths if key in state_dict}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
 
 
 @dataclass(frozen=True)
@@ -227,8 +242,8 @@ def fit(
     best = {**keep, "save_weights_only": config.ema is None}
     callbacks = [
         EarlyStopping("val/loss", patience=config.patience),
-        ModelCheckpoint(filename=BEST_LOSS, monitor="val/loss", **best),
-        ModelCheckpoint(filename=BEST_ACCURACY, monitor=config.monitored, mode="max", **best),
+        BestCheckpoint(filename=BEST_LOSS, monitor="val/loss", **best),
+        BestCheckpoint(filename=BEST_ACCURACY, monitor=config.monitored, mode="max", **best),
         ModelCheckpoint(filename=LAST, **keep),
     ]
     if config.ema is not None:
@@ -278,10 +293,17 @@ def _module(
 def _data_fits(config: Config, copy: WorkingCopy, parts: Split) -> None:
     """Are there photographs for each task, and did somebody draw what the masks shall show?"""
     for task in config.tasks:
+        missing = "masks" if task == "segmentation" else "a grade"
         rows = parts.rows("train", config.photographs_of(task))
         if not len(rows):
-            missing = "masks" if task == "segmentation" else "a grade"
             raise MTLError(f"{config.name}: {copy.label} has no photographs with {missing} to learn from")
+        for role, use in (("val", "validate on"), ("test", "be judged on")):
+            if not len(parts.rows(role, config.judged_on(task))):
+                raise MTLError(
+                    f"{config.name}: {copy.label} has no photographs with {missing} to {use} under the "
+                    f"protocol {config.protocol!r}. Photographs given with --graded or --masked are learned "
+                    "from only: give a main data set (--data) that has both."
+                )
         if task == "segmentation":
             copy.require_lesions({lesion for group in config.space.groups.values() for lesion in group}, rows)
 
@@ -354,6 +376,11 @@ def _first_network(
             if key != "name" and there.get(key) != value
         ]
         raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
+    if wanted.chosen == LAST and not _finished(pd.DataFrame(state["history"]), wanted):
+        raise MTLError(
+            f"{first} is of a run that was stopped after {len(state['history'])} of {wanted.epochs} epochs. "
+            "Finish it first (--resume)."
+        )
     return Path(first), sum(row["seconds"] for row in state["history"])
 
 

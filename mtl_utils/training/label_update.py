@@ -31,6 +31,10 @@ class LabelUpdateModule(MultiTaskModule):
     def __init__(self, config: Config, network: torch.nn.Module, data_fingerprint: str, pseudo: PseudoGrades):
         super().__init__(config, network, data_fingerprint, pseudo)
         settings = config.label_update
+        for layer in network.modules():
+            # smp's EfficientNets leave out layers at random. An update's passes must be of one network.
+            if hasattr(layer, "_drop_connect_rate"):
+                layer._drop_connect_rate = 0.0
         self.updater = LabelUpdateNetwork(
             config.encoder_name, config.encoder_weights, settings.hierarchy, settings.start
         )

@@ -12,6 +12,7 @@ import torch
 from mtl_utils.errors import MTLError
 from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.pseudo_grades import PseudoGrades
+from mtl_utils.runtime import code_version
 from mtl_utils.systems.base import judged_logits
 from mtl_utils.training.config import Config
 from mtl_utils.training.distributed import average_statistics, begin_together, mean_losses, together
@@ -38,6 +39,7 @@ class MultiTaskModule(L.LightningModule):
         self.data_fingerprint = data_fingerprint
         self.pseudo_digest = pseudo and pseudo.digest
         self.history: list[dict[str, float]] = []
+        self.code = [code_version()]
         self.scores = self._new_scores()
         self._train_losses: list[dict[str, float]] = []
         self.save_hyperparameters({"config": asdict(config)})
@@ -156,7 +158,7 @@ class MultiTaskModule(L.LightningModule):
         self.history.append({**row, "seconds": time.monotonic() - self._started})
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["history"] = self.history
+        checkpoint["history"], checkpoint["code"] = self.history, self.code
         checkpoint["data_fingerprint"] = self.data_fingerprint
         checkpoint["pseudo_digest"] = self.pseudo_digest
         if self.trainer.world_size > 1:
@@ -164,6 +166,7 @@ class MultiTaskModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])
+        self.code = list(dict.fromkeys([*checkpoint.get("code", ()), *self.code]))
 
     def parameter_groups(self) -> list[dict]:
         """What the optimizer moves, with settings of its own where they differ from the network's."""

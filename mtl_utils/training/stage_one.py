@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,15 @@ def stage_one(
         for number, config in enumerate(configs, start=1)
     ]
     makers = [file_digest(run.checkpoint()) for run in runs]
+    about = {
+        "data_fingerprint": copy.fingerprint,
+        "makers": makers,
+        "seed": configs[0].seed,
+        "profile": configs[0].profile,
+    }
     if (folder / FILE).exists():
         found = PseudoGrades.open(folder / FILE)
-        if found.about == {"data_fingerprint": copy.fingerprint, "makers": makers}:
+        if found.about == about:
             return found
     made = make_pseudo_grades(
         [load_model(run.checkpoint())[0] for run in runs],
@@ -61,5 +68,6 @@ def stage_one(
         makers,
         progress=progress and sys.stderr.isatty(),
     )
+    made = replace(made, about=about)
     made.write(folder)
     return made

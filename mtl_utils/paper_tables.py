@@ -213,9 +213,9 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "MTUnet, Table 3": PaperTable(
         MTUNET,
-        "Grades, area under the ROC curve of each against the rest: mean and standard deviation of three "
-        "runs. The paper's networks learned from Kaggle's set; ours learn from IDRiD's training photographs "
-        "and are judged on its 103 test photographs.",
+        "Grades, area under the ROC curve of each against the rest; over what the ± is taken the paper does "
+        "not say (of its Table 2: three runs). The paper's networks learned from Kaggle's set; ours learn "
+        "from IDRiD's training photographs and are judged on its 103 test photographs.",
         "413 photographs of IDRiD, as many as its training split has, of which none was learned from. What "
         "chose the checkpoint the paper does not say.",
         _GRADE_COLUMNS,

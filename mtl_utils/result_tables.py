@@ -108,12 +108,16 @@ def _ours(value: Value, title: str, table: PaperTable) -> str:
 
 
 def _printed(value: Value, title: str, table: PaperTable) -> str:
-    """With as many decimals as the column has, so that 0.680 keeps its zero."""
+    """With as many decimals as the column has, so that 0.680 keeps its zero; deviations with as many digits
+    as the table's others.
+    """
     column = [values[list(table.columns).index(title)] for _, values in table.rows.values()]
     means = [repr(each[0] if isinstance(each, tuple) else each) for each in column if each is not None]
     decimals = max(len(text.partition(".")[2]) for text in means)
     if isinstance(value, tuple):
-        return f"{value[0]:.{decimals}f} ± {value[1]:g}"
+        spreads = [each[1] for _, row in table.rows.values() for each in row if isinstance(each, tuple)]
+        digits = max(len(repr(spread).partition(".")[2]) for spread in spreads)
+        return f"{value[0]:.{decimals}f} ± {value[1]:.{digits - 1 if value[1] >= 10 else digits}f}"
     return f"{value:g}" if "e" in repr(value) else f"{value:.{decimals}f}"
 
 

@@ -140,7 +140,7 @@ def data_folder(profile: str, seed: int = 0, progress: bool = True) -> Path:
         folder = Path(given).expanduser()
         if not folder.is_dir():
             raise MTLError(
-                f"MTL_DATA names {folder}, which is no folder. "
+                f"MTL_DATA names {folder.absolute()}, which is no folder. "
                 "Set it to your IDRiD, or unset it for synthetic data."
             )
         return folder

@@ -193,6 +193,7 @@ def test_an_unknown_layout_says_which_there_are(tmp_path, capsys, monkeypatch):
         ("eye,grade\na,0", "no column for the image (its columns: eye, grade)"),
         ("image,stage\na,0", "no column for the grade (its columns: image, stage)"),
         ("image,grade,diagnosis\na,0,1", "more than one column for the grade"),
+        ("image,grade,Split,split\na,0,train,test", "more than one column split"),
         ("image;grade\na;0", "with a comma between them"),
         ("image,grade\nb,4\nc,2\na,5", "line 4: a has grade '5', expected one of 0, 1, 2, 3, 4"),
         ("image,grade\nb,4\nc,2\na,-1", "line 4: a has grade '-1'"),

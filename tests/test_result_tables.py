@@ -98,6 +98,12 @@ def test_text_is_readable_in_a_terminal(title):
 def test_printed_figures_keep_their_zeros():
     text = as_text("", PAPER_TABLES["MTUnet, Table 3"], rows_of([], PAPER_TABLES["MTUnet, Table 3"]))
     assert "93.00 ± 0.784" in text
+    for paper, printed in (
+        ("MTUnet, Table 3", ("67.91 ± 13.00", "40.49 ± 5.590", "99.00 ± 0.330", "13.49")),
+        ("DeepMT-DR, Table 2, DDR", ("78.7 ± 1.0",)),
+    ):
+        text = as_text("", PAPER_TABLES[paper], rows_of([], PAPER_TABLES[paper]))
+        assert all(figure in text for figure in printed), paper
     table = PAPER_TABLES["IDRiD, lesions: what others published"]
     assert "0.680" in as_text("", table, rows_of([], table))
     table = PAPER_TABLES["DeepMT-DR, Table 1"]

@@ -189,6 +189,13 @@ def test_errors_name_the_folder_and_the_remedy(root, tmp_path):
     assert not (tmp_path / "small").exists()
 
 
+def test_the_folder_where_one_stands_can_be_filled(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    root = write_synthetic(".", 64, n_a=(1, 1), n_b=(1, 1), progress=False)
+    assert root == tmp_path / "empty" and (root / "synthetic.json").exists()
+
+
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt

@@ -97,10 +97,12 @@ def scan_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
         where the CSV has no such column), one row per photograph; and one line per problem.
 
     Raises:
-        DataError: this is no CSV file, it is empty, or a column is missing.
+        DataError: this is no CSV file, it is empty, or a column is missing or there twice.
     """
     raw = read_csv(path, "Save it as a CSV file in UTF-8, with the columns image and grade.")
     table = pd.DataFrame({wanted: _column(raw, path, wanted) for wanted in COLUMN_NAMES})
+    if list(raw.columns).count("split") > 1:
+        raise DataError(f"{path} has more than one column split. Delete all of them but one.")
     table["split"] = raw["split"].str.strip().str.lower() if "split" in raw else "train"
     table = table.dropna(subset=["image", "grade"], how="all")
     if table.empty:

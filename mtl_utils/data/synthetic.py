@@ -282,7 +282,7 @@ def write_synthetic(
     Raises:
         MTLError: `root` holds something else, or a number is too small.
     """
-    root = Path(root).expanduser()
+    root = Path(root).expanduser().resolve()
     if size < SMALLEST_SIZE or seed < 0 or min(*n_a, *n_b) < 1:
         raise MTLError(
             f"a synthetic set needs size >= {SMALLEST_SIZE}, seed >= 0 and a photograph in each split; "

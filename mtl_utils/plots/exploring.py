@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import matplotlib.pyplot as plt
@@ -20,9 +19,6 @@ from mtl_utils.data.prepare import WorkingCopy, shrink
 from mtl_utils.data.splits import TASK_PARTS, Split
 from mtl_utils.lesions import DISEASE_LESIONS, GRADE_NAMES, GRADES, LESION_COLOURS, LESION_NAMES, LESIONS
 from mtl_utils.plots.common import grid, lesion_legend, overlay, show_picture
-
-if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
-    pass
 
 ROLE_COLOURS = {"train": "#0072B2", "val": "#56B4E9", "test": "#E69F00", "dropped": "#BBBBBB"}
 

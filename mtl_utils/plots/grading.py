@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtl_utils.plots.common import PLAIN, TRAINING, VALIDATION, curve_style, open_frame, show_picture
-
-if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
-    pass
 
 
 def grades_by_role(counts: pd.DataFrame, majority: int, label: str) -> Figure:

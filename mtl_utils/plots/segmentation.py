@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,9 +23,6 @@ from mtl_utils.plots.common import (
     overlay,
     show_picture,
 )
-
-if TYPE_CHECKING:  # predict.py stands to the right of this room, and draws with it; torch starts slowly
-    pass
 
 
 def pixel_shares(shares: Mapping[str, float], label: str) -> Figure:

@@ -300,7 +300,7 @@ def best_of_checkpoints(
             mean.
         true: accuracy of every checkpoint on photographs without end.
         n: photographs in the test split.
-        gap: a published difference, in percentage points; an arrow.
+        gap: a published difference, in percentage points; a grey band.
     """
     figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for (name, values), colour in zip(draws.items(), (VALIDATION, TRAINING), strict=False):

@@ -119,8 +119,8 @@ class SRCNN(nn.Module):
 
 
 class MultiScaleResidual(nn.Module):
-    """Convolutions of 3, 5 and 7 pixels side by side, put together, beside a straight connection (Khened et
-    al., 2019, which the paper cites for its module without drawing it).
+    """Convolutions of 3, 5 and 7 pixels side by side, put together, beside a straight connection: a simple
+    form of the module that the paper takes from Khened et al., 2019.
 
     Args:
         in_channels, out_channels: of what comes in and goes out.

@@ -5,11 +5,13 @@ same seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS
 from mtl_utils.experiments.course import BALANCE
 from mtl_utils.metrics import delta_mtl
@@ -49,6 +51,29 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
         return mean, np.nan, np.nan
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return mean, float(mean - half), float(mean + half)
+
+
+def seeds_needed(effect: float, spread: float) -> int:
+    """How many seeds until `seed_interval` leaves out 0 in four of five studies?
+
+    Args:
+        effect: the true mean, not 0.
+        spread: standard deviation over seeds, above 0, in the same unit.
+
+    Raises:
+        MTLError: an effect or a spread of 0.
+
+    >>> seeds_needed(5, 10)  # half a standard deviation: 34, as in tables of the paired t-test
+    34
+    """
+
+    if not effect or spread <= 0:
+        raise MTLError(f"an effect of {effect} with a spread of {spread}: no number of seeds is the answer")
+
+    def seen(n: int) -> float:
+        return stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, abs(effect) / spread * np.sqrt(n))
+
+    return next(n for n in count(2) if seen(n) >= 0.8)
 
 
 def run_gains(records: Sequence[dict], metrics: Mapping[str, str] = GAIN_METRICS) -> pd.DataFrame:

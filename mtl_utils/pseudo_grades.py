@@ -154,13 +154,13 @@ class PseudoGrades:
         seen = (self.about["makers"], self.rows, self.adjusted, self.plausible.astype(int))
         return sha256(json.dumps([np.asarray(part).tolist() for part in seen]).encode()).hexdigest()
 
-    def require(self, **wanted: object) -> None:
+    def require(self, seed: int, profile: str) -> None:
         """Refuse pseudo grades of runs with another seed or profile; files of before tell neither.
 
         Raises:
-            MTLError: something in `about` is not as wanted.
+            MTLError: they are of others.
         """
-        for key, value in wanted.items():
+        for key, value in (("seed", seed), ("profile", profile)):
             if (there := self.about.get(key, value)) != value:
                 raise MTLError(f"these pseudo grades are of {key} {there}, and this run has {key} {value}")
 
@@ -184,8 +184,8 @@ class PseudoGrades:
             about = json.loads(Path(path).read_text(encoding="utf-8"))
             table = pd.DataFrame(about.pop("table"))
             grades = cls(table, about)
-            about["data_fingerprint"], about["makers"]
-            grades.rows, grades.adjusted  # noqa: B018  need all columns that decide
+            # these need all that decides
+            about["data_fingerprint"], about["makers"], grades.rows, grades.adjusted
         except FileNotFoundError as error:
             raise DataError(f"no pseudo grades {path}. Make them with 'mtl train pldmlt'.") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -238,6 +238,7 @@ def make_pseudo_grades(
     rows: Sequence[int],
     makers: Sequence[str],
     progress: bool = True,
+    **runs: object,
 ) -> PseudoGrades:
     """Let classifiers grade photographs with masks, and compare the heat map of every grade with the masks.
 
@@ -248,6 +249,7 @@ def make_pseudo_grades(
         rows: positions in its table, of photographs with masks.
         makers: what the networks are known by, as `pseudo.file_digest` of their checkpoints.
         progress: show a bar.
+        **runs: more to note in `PseudoGrades.about`, as `stage_one` does.
     """
     lines = []
     for row in tqdm(list(map(int, rows)), desc="pseudo grades", disable=not progress):
@@ -266,7 +268,8 @@ def make_pseudo_grades(
         }
         line |= {f"p{grade}": value for grade, value in zip(GRADES, answers[best].tolist(), strict=True)}
         lines.append(line | _agreements(heat, copy, row))
-    return PseudoGrades(pd.DataFrame(lines), {"data_fingerprint": copy.fingerprint, "makers": list(makers)})
+    about = {"data_fingerprint": copy.fingerprint, "makers": list(makers), **runs}
+    return PseudoGrades(pd.DataFrame(lines), about)
 
 
 def _picture(copy: WorkingCopy, row: int, size: int, network: FundusNetwork) -> torch.Tensor:

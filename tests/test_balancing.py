@@ -29,7 +29,16 @@ from mtl_utils.balancing import (
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import COURSE, EXPERIMENTS, experiment
 from mtl_utils.experiments.course import BALANCE, STEP_COST
-from mtl_utils.gains import BALANCED, FEW, GAIN, SINGLES, balancing_table, run_gains, seed_interval
+from mtl_utils.gains import (
+    BALANCED,
+    FEW,
+    GAIN,
+    SINGLES,
+    balancing_table,
+    run_gains,
+    seed_interval,
+    seeds_needed,
+)
 from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.systems.shared_encoder import SharedEncoder
@@ -526,6 +535,14 @@ def test_the_table_tells_means_intervals_and_what_is_pending() -> None:
     }
     assert pending.select_dtypes("number").drop(columns="seeds").isna().all(axis=None)
     assert np.isnan(table.loc["balance-grading", GAIN])  # a task alone has no gain
+
+
+@pytest.mark.parametrize(("effect", "needed"), [(0.2, 199), (0.5, 34), (0.8, 15), (-1.0, 10)])
+def test_seeds_needed_are_those_of_tables_of_the_paired_t_test(effect, needed) -> None:
+    assert seeds_needed(3 * effect, 3) == needed
+    for nothing in ((0, 3), (effect, 0)):
+        with pytest.raises(MTLError, match="no number of seeds"):
+            seeds_needed(*nothing)
 
 
 def test_an_interval_over_seeds_needs_two() -> None:

@@ -130,10 +130,6 @@ def _in_fold(table: pd.DataFrame, seed: int, fold: int) -> np.ndarray:
     return np.isin(np.arange(len(table)), part_a[chosen])
 
 
-def _left_out(table: pd.DataFrame, which, reason: str | pd.Series) -> pd.DataFrame:
-    return table.loc[which, ["part", "split", "name"]].assign(reason=reason)
-
-
 def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int = 0) -> Split:
     """Give every photograph its role.
 
@@ -154,7 +150,7 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
     table = table.reset_index(drop=True)
     tasks = table.part.map({part: task for task, part in TASK_PARTS.items()}).to_numpy(object)
     roles = table.split.to_numpy(object).copy()
-    dropped = _left_out(table, [], "")
+    reasons = pd.Series(pd.NA, index=table.index, dtype="object")
     if protocol != "paper":
         hidden = pd.Series(False, index=table.index)
         if protocol == "clean-folds":
@@ -163,18 +159,17 @@ def split(table: pd.DataFrame, protocol: str = "clean", seed: int = 0, fold: int
             hidden = (table.part == "B") & table.photo.isin(table.photo[table.part == "A"])
         reasons = _reasons(table.assign(split=roles)[~hidden]).reindex(table.index)
         reasons[hidden] = IN_PART_A
-        left_out = reasons.notna()
-        dropped = _left_out(table, left_out, reasons[left_out]).reset_index(drop=True)
-        roles[left_out] = "dropped"
+        roles[reasons.notna()] = "dropped"
         official = table.part[roles == "val"].unique()  # these parts have a validation split already
         training = np.flatnonzero((roles == "train") & ~table.part.isin(official))
         if len(training):
             roles[training[_validation(table.iloc[training], seed)]] = "val"
             # A part with an official validation split still trains on photographs that were carved here.
             seen = (roles == "train") & table.photo.isin(table.photo[roles == "val"]).to_numpy()
-            roles[seen] = "dropped"
-            dropped = pd.concat([dropped, _left_out(table, seen, CHOOSES)], ignore_index=True)
-    return Split(protocol, roles, tasks, dropped)
+            roles[seen], reasons[seen] = "dropped", CHOOSES
+    left_out = reasons.notna()
+    dropped = table.loc[left_out, ["part", "split", "name"]].assign(reason=reasons[left_out])
+    return Split(protocol, roles, tasks, dropped.reset_index(drop=True))
 
 
 def with_few(parts: Split, table: pd.DataFrame, task: str, number: int, seed: int = 0) -> Split:

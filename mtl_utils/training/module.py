@@ -39,7 +39,7 @@ class MultiTaskModule(L.LightningModule):
         self.data_fingerprint = data_fingerprint
         self.pseudo_digest = pseudo and pseudo.digest
         self.history: list[dict[str, float]] = []
-        self.code = [code_version()]
+        self.code: list[str] = []
         self.scores = self._new_scores()
         self._train_losses: list[dict[str, float]] = []
         self.save_hyperparameters({"config": asdict(config)})
@@ -94,6 +94,7 @@ class MultiTaskModule(L.LightningModule):
         }
 
     def on_train_start(self) -> None:
+        self.code = list(dict.fromkeys([*self.code, code_version()]))
         if self.trainer.world_size > 1:
             begin_together(len(self.history))
 
@@ -166,7 +167,7 @@ class MultiTaskModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])
-        self.code = list(dict.fromkeys([*checkpoint.get("code", ()), *self.code]))
+        self.code = list(checkpoint.get("code", ()))
 
     def parameter_groups(self) -> list[dict]:
         """What the optimizer moves, with settings of its own where they differ from the network's."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +49,10 @@ def stage_one(
         for number, config in enumerate(configs, start=1)
     ]
     makers = [file_digest(run.checkpoint()) for run in runs]
-    about = {
-        "data_fingerprint": copy.fingerprint,
-        "makers": makers,
-        "seed": configs[0].seed,
-        "profile": configs[0].profile,
-    }
+    runs_are = {"seed": configs[0].seed, "profile": configs[0].profile}
     if (folder / FILE).exists():
         found = PseudoGrades.open(folder / FILE)
-        if found.about == about:
+        if found.about == {"data_fingerprint": copy.fingerprint, "makers": makers, **runs_are}:
             return found
     made = make_pseudo_grades(
         [load_model(run.checkpoint())[0] for run in runs],
@@ -67,7 +61,7 @@ def stage_one(
         np.flatnonzero(copy.table.part == "A"),
         makers,
         progress=progress and sys.stderr.isatty(),
+        **runs_are,
     )
-    made = replace(made, about=about)
     made.write(folder)
     return made

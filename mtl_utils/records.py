@@ -200,6 +200,8 @@ def _checkpoint_name(result: FitResult | CrossValidation, which: str) -> str:
     history = result.history
     if "fold" in history:
         return f"{which} of each fold"
+    if result.config.members > 1:
+        return f"{which} of each network"
     epochs = {
         LAST: len(history),
         BEST_LOSS: 1 + int(history["val/loss"].argmin()),

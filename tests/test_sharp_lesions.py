@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -23,8 +24,8 @@ from mtl_utils.lesions import DISEASE_LESIONS, LESIONS
 from mtl_utils.losses import segmentation_loss
 from mtl_utils.metrics import SegmentationMetrics
 from mtl_utils.records import make_record, segmentation_scores
-from mtl_utils.systems.base import judged_logits
-from mtl_utils.training import FundusData, fit, load_model
+from mtl_utils.systems.base import MeanOfNetworks, judged_logits
+from mtl_utils.training import FundusData, fit, load_model, load_state
 
 
 def eye_with(**marks: tuple[slice, slice]) -> np.ndarray:
@@ -106,6 +107,7 @@ def test_lesion_crops_of_a_run_have_the_size_that_its_network_gets(synthetic_cop
         ({"label_space": "separate"}, "no mask_loss but 'bce'"),
         ({"recipe": "report"}, "lesion_crops belong to the recipe"),
         ({"flips": False, "turns": True}, "turns go with flips"),
+        ({"members": 0}, "members are networks that build on nothing, one or more"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, said):
@@ -174,6 +176,52 @@ def test_mirror_images_are_for_the_finished_network(synthetic_copy, tmp_path):
     assert all(torch.equal(first[key], other[key]) for other in others for key in first)
     assert len({tuple(run.history["val/loss"]) for run in runs}) == 1
     assert len({run.scores(synthetic_copy).loss("segmentation") for run in runs}) == 3
+
+
+# ---------------------------------------- several networks
+def test_networks_that_answer_together_give_the_mean_of_their_logits():
+    class Constant(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def forward(self, image, tasks=None):
+            return {"grading": torch.tensor([[self.value, 0.0]])}
+
+    together = MeanOfNetworks([Constant(1.0), Constant(4.0)])
+    assert together(torch.zeros(1, 3, 2, 2), tasks=("grading",))["grading"].tolist() == [[2.5, 0.0]]
+
+
+def test_members_differ_by_their_draws_alone_and_are_kept_as_one(synthetic_copy, tmp_path):
+    config = experiment("lesions-mean", "smoke", epochs=1)
+    run = fit(config, synthetic_copy, tmp_path / "run", progress=False)
+    plain = replace(config, members=1)
+    parts = [replace(plain, draws=number).parts(synthetic_copy.table).roles.tolist() for number in (0, 1)]
+    assert parts[0] == parts[1]  # one split
+    alone = fit(plain, synthetic_copy, tmp_path / "alone", progress=False)  # seed 0, as the first member
+    members = [load_model(run.folder / f"member-{number}" / "last.ckpt", "cpu")[0] for number in (0, 1)]
+    state = load_model(alone.checkpoint(), "cpu")[0].state_dict()
+    assert all(torch.equal(members[0].state_dict()[key], state[key]) for key in state)
+    assert any(not torch.equal(members[1].state_dict()[key], state[key]) for key in state)
+
+    together, kept = load_model(run.checkpoint(), "cpu")
+    assert kept == config
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        answers = [network(image)["segmentation"] for network in (*members, together)]
+    torch.testing.assert_close((answers[0] + answers[1]) / 2, answers[2])
+    losses = [pd.DataFrame(load_state(run.folder / f"member-{n}" / "last.ckpt")["history"]) for n in (0, 1)]
+    assert run.history["val/loss"][0] == pytest.approx(np.mean([each["val/loss"][0] for each in losses]))
+    assert run.history.seconds[0] == pytest.approx(sum(each.seconds[0] for each in losses))
+    record = make_record(run, synthetic_copy)
+    assert record["segmentation/aupr/mean"] > 0
+    assert record["checkpoint"] == "last of each network"
+
+    before = run.checkpoint().read_bytes()
+    again = fit(config, synthetic_copy, run.folder, resume=True, progress=False)
+    assert again.history.equals(run.history) and again.checkpoint().read_bytes() == before
+    with pytest.raises(MTLError, match="--resume"):
+        fit(config, synthetic_copy, run.folder, progress=False)
 
 
 def test_rounds_show_each_photograph_so_many_times_as_often(synthetic_copy):

@@ -270,6 +270,7 @@ RUNS = (
         **_LONGER,
     ),
     _lesions("lesions-turned", "+ mean over quarter turns too", **_LONGER, turns=True),
+    _lesions("lesions-mean", "+ mean of two networks", **_LONGER, turns=True, members=2),
     _grades("grade-lite0", "candidate: EfficientNet-Lite0"),
     _grades("grade-lite1", "candidate: EfficientNet-Lite1", encoder_name=SECOND_BUNDLED_ENCODER),
     _grades(

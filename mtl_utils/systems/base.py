@@ -77,6 +77,24 @@ class FundusNetwork(nn.Module):
         return logits
 
 
+class MeanOfNetworks(nn.Module):
+    """Finished networks that answer together: the mean of their logits. Networks that differ by their seed
+    alone make different mistakes, and these shrink in the mean.
+
+    Args:
+        members: of one kind.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """As `FundusNetwork.forward`."""
+        answers = [member(image, tasks=tasks) for member in self.members]
+        return {task: sum(answer[task] for answer in answers) / len(answers) for task in answers[0]}
+
+
 def judged_logits(
     network: nn.Module, image: torch.Tensor, task: str, flips: bool = False, turns: bool = False
 ) -> torch.Tensor:

@@ -11,7 +11,7 @@ from mtl_utils.data.splits import Split, split, with_few
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
 from mtl_utils.losses import MASK_LOSSES
-from mtl_utils.systems.base import TASKS, FundusNetwork
+from mtl_utils.systems.base import TASKS, FundusNetwork, MeanOfNetworks
 from mtl_utils.systems.baselines import ARCHITECTURES, LesionBaseline
 from mtl_utils.systems.deepmt_dr import DeepMTDR, Hierarchy
 from mtl_utils.systems.findings_grader import FindingsGrader
@@ -88,6 +88,9 @@ class Config:
         patience: epochs without a lower validation loss until training stops.
         chosen: the checkpoint that counts: 'best-accuracy', 'best-loss' or 'last'.
         protocol, fold: see `data.splits`.
+        members: so many networks of one split, each with draws of its own, answer together with the mean of
+            their logits.
+        draws: the seed of weights, order, augmentation and dropout, where it is not the seed of the split.
         few_masks: learn from so many photographs with masks only, which the seed chooses; 0: from all.
         seed: rules weights, split, order, augmentation and dropout.
         profile: the profile that the sizes came from.
@@ -134,6 +137,8 @@ class Config:
     protocol: str = "clean"
     fold: int = 0
     few_masks: int = 0
+    members: int = 1
+    draws: int | None = None
     seed: int = 0
     profile: str = "paper"
 
@@ -171,6 +176,8 @@ class Config:
             raise MTLError(f"no mask_loss {self.mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
             raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
+        if self.members < 1 or (self.members > 1 and (self.builds_on_first or self.pseudo_grades)):
+            raise MTLError(f"{self.name}: members are networks that build on nothing, one or more")
         if self.turns and not self.flips:
             raise MTLError(f"{self.name}: turns go with flips")
         if self.crop_size > self.segmentation_size:
@@ -218,6 +225,11 @@ class Config:
                 f"{self.name}: grading_size {self.grading_size}, but the lesion network knows photographs of "
                 f"{network.segmentation_size} px"
             )
+
+    @property
+    def draws_seed(self) -> int:
+        """The seed of weights, order, augmentation and dropout."""
+        return self.seed if self.draws is None else self.draws
 
     @property
     def own_backward(self) -> bool:
@@ -274,8 +286,10 @@ class Config:
         return label_space(self.label_space)
 
 
-def build_network(config: Config) -> FundusNetwork | DeepMTDR:
+def build_network(config: Config) -> FundusNetwork | DeepMTDR | MeanOfNetworks:
     """The network of a run, with its encoder's weights loaded."""
+    if config.members > 1:
+        return MeanOfNetworks([build_network(replace(config, members=1)) for _ in range(config.members)])
     encoder = (config.encoder_name, config.encoder_weights)
     if config.system == "shared-encoder":
         return SharedEncoder(*encoder, config.tasks, config.dropout, config.decoder_channels)

@@ -219,6 +219,8 @@ def fit(
     if first is not None and not config.builds_on_first:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     _data_fits(config, copy, parts)
+    if config.members > 1:
+        return _fit_members(config, copy, folder, resume, progress, devices, nodes)
     labels, before = None, 0.0
     if config.builds_on_first:
         first, before = _first_network(config, copy, folder, resume, progress, first)
@@ -227,7 +229,7 @@ def fit(
     if _finished(earlier, config):
         seconds = before + float(earlier.seconds.sum())
         return FitResult(folder, config, earlier, seconds, first, labels, pseudo, devices, nodes)
-    seed_everything(config.seed)
+    seed_everything(config.draws_seed)
     network = build_network(config)
     if config.system == "mtunet-b":
         network.load_step_one(network_state(load_state(first)))
@@ -274,6 +276,49 @@ def fit(
     history = pd.DataFrame(module.history)
     seconds = before + float(history.seconds.sum())
     return FitResult(folder, config, history, seconds, first, labels, pseudo, devices, nodes)
+
+
+def _fit_members(
+    config: Config, copy: WorkingCopy, folder: Path, resume: bool, progress: bool, devices: int, nodes: int
+) -> FitResult:
+    """Train each member in a folder of its own; then the run's checkpoints hold all of them, and its history
+    their mean, epoch by epoch.
+    """
+    runs = []
+    for number in range(config.members):
+        if progress:
+            print(f"network {number + 1} of {config.members}", flush=True)
+        # Runs of two seeds share no network.
+        own = replace(config, members=1, draws=config.seed * config.members + number)
+        at = folder / f"member-{number}"
+        runs.append(fit(own, copy, at, resume, progress, devices=devices, nodes=nodes))
+    epochs = pd.concat([run.history for run in runs]).groupby("epoch", as_index=False)
+    history = epochs.mean().assign(seconds=epochs.seconds.sum().seconds)
+    if rank(devices * nodes) == 0:
+        for which in (BEST_LOSS, BEST_ACCURACY, LAST):
+            states = [load_state(run.checkpoint(which)) for run in runs]
+            _join(states, config, history, folder / f"{which}.ckpt")
+    return FitResult(folder, config, history, sum(run.seconds for run in runs), devices=devices, nodes=nodes)
+
+
+def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path) -> None:
+    """Write the members' checkpoints as one, whole or not at all."""
+    weights = {
+        f"network.members.{number}.{name}": value
+        for number, state in enumerate(states)
+        for name, value in network_state(state).items()
+    }
+    joined = {
+        "state_dict": weights,
+        "hyper_parameters": {"config": asdict(config)},
+        "history": history.to_dict(orient="records"),
+        "data_fingerprint": states[0]["data_fingerprint"],
+        "code": list(dict.fromkeys(version for state in states for version in state["code"] or ())),
+        "processes": states[0]["processes"],
+    }
+    half = path.with_suffix(".part")
+    torch.save(joined, half)
+    half.replace(path)
 
 
 def _module(

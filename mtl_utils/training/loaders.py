@@ -72,7 +72,7 @@ class FundusData(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> CombinedLoader:
-        seed = derived_seed(self.config.seed, self.trainer.current_epoch)
+        seed = derived_seed(self.config.draws_seed, self.trainer.current_epoch)
         # With pseudo grades each photograph has both labels, and one loader is enough. Super-resolution
         # learns from the photographs of the other tasks, where there are such.
         tasks = ("segmentation",) if self.config.pseudo_grades else self.config.tasks

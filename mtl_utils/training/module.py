@@ -58,7 +58,7 @@ class MultiTaskModule(L.LightningModule):
         # makes one loader more. Seeded per step, it repeats an undisturbed run. Of several processes each
         # draws for its own photographs.
         rank = (self.global_rank,) if self.global_rank else ()
-        torch.manual_seed(derived_seed(self.config.seed, self.current_epoch, batch_idx, *rank))
+        torch.manual_seed(derived_seed(self.config.draws_seed, self.current_epoch, batch_idx, *rank))
         losses = self.losses(batch)
         total = weighted_sum(losses, self.config.lambda_cls)
         self._train_losses.append(

@@ -281,6 +281,7 @@ def test_a_dice_of_the_whole_step_cannot_be_shared(synthetic_copy, tmp_path):
         ("mtunet-b", {}, 2, 1, "trained before"),
         ("deepmt-dr", {}, 2, 1, "trained before"),
         ("lesions-best", {}, 2, 1, "Dice of a whole step"),
+        ("lesions-mean", {}, 2, 1, "several networks"),
         ("balance-pcgrad", {}, 2, 1, "gradients of each task"),
     ],
 )

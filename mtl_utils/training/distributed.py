@@ -137,6 +137,8 @@ def _cannot_be_shared(config: Config) -> str | None:
     """Why a run needs all its photographs in one process; None: it does not."""
     if config.label_update:
         return "updates labels with gradients that it takes itself, which nobody would average"
+    if config.members > 1:
+        return "trains several networks, one after the other"
     if config.builds_on_first or config.pseudo_grades:
         return "builds on a network that is trained before it"
     if config.hierarchy and "segmentation" in config.tasks:

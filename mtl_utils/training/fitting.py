@@ -220,7 +220,7 @@ def fit(
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     _data_fits(config, copy, parts)
     if config.members > 1:
-        return _fit_members(config, copy, folder, resume, progress, devices, nodes)
+        return _fit_members(config, copy, folder, resume, progress)
     labels, before = None, 0.0
     if config.builds_on_first:
         first, before = _first_network(config, copy, folder, resume, progress, first)
@@ -278,9 +278,7 @@ def fit(
     return FitResult(folder, config, history, seconds, first, labels, pseudo, devices, nodes)
 
 
-def _fit_members(
-    config: Config, copy: WorkingCopy, folder: Path, resume: bool, progress: bool, devices: int, nodes: int
-) -> FitResult:
+def _fit_members(config: Config, copy: WorkingCopy, folder: Path, resume: bool, progress: bool) -> FitResult:
     """Train each member in a folder of its own; then the run's checkpoints hold all of them, and its history
     their mean, epoch by epoch.
     """
@@ -290,15 +288,13 @@ def _fit_members(
             print(f"network {number + 1} of {config.members}", flush=True)
         # Runs of two seeds share no network.
         own = replace(config, members=1, draws=config.seed * config.members + number)
-        at = folder / f"member-{number}"
-        runs.append(fit(own, copy, at, resume, progress, devices=devices, nodes=nodes))
+        runs.append(fit(own, copy, folder / f"member-{number}", resume, progress))
     epochs = pd.concat([run.history for run in runs]).groupby("epoch", as_index=False)
     history = epochs.mean().assign(seconds=epochs.seconds.sum().seconds)
-    if rank(devices * nodes) == 0:
-        for which in (BEST_LOSS, BEST_ACCURACY, LAST):
-            states = [load_state(run.checkpoint(which)) for run in runs]
-            _join(states, config, history, folder / f"{which}.ckpt")
-    return FitResult(folder, config, history, sum(run.seconds for run in runs), devices=devices, nodes=nodes)
+    for which in (BEST_LOSS, BEST_ACCURACY, LAST):
+        states = [load_state(run.checkpoint(which)) for run in runs]
+        _join(states, config, history, folder / f"{which}.ckpt")
+    return FitResult(folder, config, history, sum(run.seconds for run in runs))
 
 
 def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path) -> None:
@@ -314,7 +310,6 @@ def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path)
         "history": history.to_dict(orient="records"),
         "data_fingerprint": states[0]["data_fingerprint"],
         "code": list(dict.fromkeys(version for state in states for version in state["code"] or ())),
-        "processes": states[0]["processes"],
     }
     half = path.with_suffix(".part")
     torch.save(joined, half)

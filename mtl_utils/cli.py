@@ -189,7 +189,7 @@ def train(
         pseudo = stage_one(classifiers, seen, out / FIRST, resume)
     if config.protocol == "clean-folds" and "segmentation" in config.tasks:
         if first is not None:
-            raise MTLError(f"{name} builds on nothing that comes before: leave out {first}")
+            raise MTLError(f"{name} takes no --first under this protocol: leave out {first}")
         result = cross_validate(config, copy, out, resume=resume, pseudo=pseudo, devices=devices, nodes=nodes)
     else:
         result = fit(

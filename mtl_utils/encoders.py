@@ -175,6 +175,8 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
+    if not isinstance(state, dict):
+        raise MTLError(f"{path} holds a {type(state).__name__} and no weights by name. {CHOICES}")
     state = state.get("state_dict", state)
     own = {name.removeprefix("network."): value for name, value in state.items()}
     inside = {name.removeprefix("encoder."): own[name] for name in own if name.startswith("encoder.")}

@@ -48,7 +48,7 @@ def segmentation_loss(
         has_mask: bool (B,).
         space: meaning of the channels; exclusive classes are scored after a softmax (`softmax_bce`).
         mask_loss: of classes that do not exclude each other, one of `MASK_LOSSES`. The Dice loss is
-            segmentation-models-pytorch's: a class over the batch, classes that the batch lacks left out.
+            segmentation-models-pytorch's: a class over the batch; a class that the batch lacks counts as 0.
     """
     if not has_mask.any():
         return logits.sum() * 0.0

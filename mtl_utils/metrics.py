@@ -360,7 +360,7 @@ class SegmentationMetrics:
 
         Raises MTLError where `steps` does not divide.
         """
-        if steps < 0 or self.steps % max(steps, 1):
+        if steps and (steps < 0 or steps > self.steps or self.steps % steps):
             raise MTLError(f"cannot pack {self.steps} steps into {steps}: give a divisor, or 0")
         starts = np.searchsorted(self.lowest, [0, *score_edges(steps)])
         counts = np.add.reduceat(self._histograms(), starts, axis=-1).astype("<u4")

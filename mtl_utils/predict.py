@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import ImageOps
+from torch import nn
 from tqdm.auto import tqdm
 
 from mtl_utils.data.augment import resize_recipe
@@ -24,7 +25,7 @@ from mtl_utils.errors import DataError, MTLError
 from mtl_utils.lesions import GRADE_NAMES, LESIONS
 from mtl_utils.plots import overlay
 from mtl_utils.pseudo import file_digest
-from mtl_utils.systems.base import FundusNetwork, judged_logits
+from mtl_utils.systems.base import judged_logits
 from mtl_utils.training import Config, load_model
 
 MARKED = 0.5
@@ -109,7 +110,7 @@ def open_photograph(path: str | Path) -> np.ndarray:
 
 
 @torch.inference_mode()
-def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray) -> Prediction:
+def predict_photograph(network: nn.Module, config: Config, image: np.ndarray) -> Prediction:
     """Grade a photograph, and mark its lesions at its own size.
 
     It takes the way that the training photographs took: cut to the field of view, padded to a square, shrunk
@@ -140,7 +141,7 @@ def predict_photograph(network: FundusNetwork, config: Config, image: np.ndarray
     return Prediction(image, fov, config, **found)
 
 
-def _forward(network: FundusNetwork, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
+def _forward(network: nn.Module, task: str, square: np.ndarray, config: Config) -> torch.Tensor:
     picture = resize_recipe(config.size(task))(image=square)["image"]
     batch = torch.from_numpy(np.moveaxis(picture, -1, 0).astype(np.float32) / 255)[None]
     batch = batch.to(next(network.parameters()).device)
@@ -274,7 +275,7 @@ def predict_files(
         raise DataError(f"{len(problems)} of {len(names)} photographs could not be predicted:", problems)
 
 
-def _predict_file(network: FundusNetwork, config: Config, path: Path) -> Prediction:
+def _predict_file(network: nn.Module, config: Config, path: Path) -> Prediction:
     image = open_photograph(path)
     try:
         return predict_photograph(network, config, image)

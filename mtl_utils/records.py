@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from mtl_utils.analysis import PROBABILITIES, graded, paired_bootstrap
@@ -50,6 +51,7 @@ from mtl_utils.training import (
     precision,
     update_costs,
 )
+from mtl_utils.training.checkpoints import network_state
 
 SCHEMA = 1
 BOOTSTRAP_RESAMPLES = 1000
@@ -62,7 +64,7 @@ def results_folder() -> Path:
     return in_wheel if in_wheel.is_dir() else _HERE.parent / "book" / "results"
 
 
-def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: str = "test") -> dict:
+def make_record(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
     """Judge a run's checkpoints and describe the run.
 
     The headline figures are those of the checkpoint that counts (`Config.chosen`): for the report the one
@@ -79,14 +81,15 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
     """
     config = result.config
-    chosen, other = (result.scores(copy, which, role) for which in (config.chosen, BEST_LOSS))
+    chosen = result.scores(copy)
+    other = chosen if _same_network(result, config.chosen, BEST_LOSS) else result.scores(copy, BEST_LOSS)
     return {
         "schema": SCHEMA,
         "experiment": config.name,
         "paper": EXPERIMENTS[config.name].paper,
         "profile": config.profile,
         "protocol": config.protocol,
-        "split": role,
+        "split": "test",
         "data": copy.label,
         "data_fingerprint": copy.fingerprint,
         "photographs": _numbers(config, copy, chosen),
@@ -102,6 +105,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
         "peak_memory_gib": peak_memory(),
         "date": date.today().isoformat(),
         "code": _code(result),
+        "judged_by": code_version(),
         "versions": package_versions(),
         "config": asdict(config),
         "checkpoint": _checkpoint_name(result, config.chosen),
@@ -113,9 +117,9 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy, role: st
             **other.compute(),
             "confusion": other.confusion(),
         },
-        **_to_score_again(result, copy, chosen, role),
-        **_labels_made(result, copy, role),
-        **_evidence(result, copy, role),
+        **_to_score_again(result, copy, chosen),
+        **_labels_made(result, copy),
+        **_evidence(result, copy),
         **_balancing(result),
         "history": result.history.to_dict(orient="records"),
         "per_photograph": chosen.per_photograph(copy.table).to_dict(orient="records"),
@@ -129,8 +133,20 @@ def _code(result: FitResult | CrossValidation) -> str:
     return ", ".join(dict.fromkeys(versions)) or code_version()
 
 
+def _same_network(result: FitResult | CrossValidation, one: str, other: str) -> bool:
+    """Do two checkpoints hold the same weights? Then it is enough to judge one."""
+    if isinstance(result, CrossValidation):
+        return False
+    weights, others = (network_state(load_state(result.checkpoint(which))) for which in (one, other))
+    return all(
+        torch.equal(value, others[name])
+        for name, value in weights.items()
+        if isinstance(value, torch.Tensor)  # `FindingsGrader` has a dict besides
+    )
+
+
 def _to_score_again(
-    result: FitResult | CrossValidation, copy: WorkingCopy, scores: Scores, role: str
+    result: FitResult | CrossValidation, copy: WorkingCopy, scores: Scores
 ) -> dict[str, object]:
     """What a later analysis needs besides the metrics: `pixel_counts` (`segmentation_scores`); `validation`,
     the same checkpoint's metrics and grades on the photographs that may choose between runs; `leaked`, per
@@ -210,7 +226,7 @@ def _checkpoint_name(result: FitResult | CrossValidation, which: str) -> str:
     return f"{which} (epoch {epochs[which]})"
 
 
-def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
+def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
     """How good are the labels that networks made, where the truth was held back from them?"""
     if result.pseudo is not None:
         return {"pseudo_grades": _pseudo_grades(result, copy)}
@@ -219,18 +235,18 @@ def _labels_made(result: FitResult | CrossValidation, copy: WorkingCopy, role: s
     earlier = {"first_history": load_history(result.first).to_dict(orient="records")}
     if result.labels is None:
         return earlier
-    rows = result.config.parts(copy.table).rows(role, "segmentation")
+    rows = result.config.parts(copy.table).rows("test", "segmentation")
     masks = compare_with_truth(result.labels, copy, rows, n_bootstrap=BOOTSTRAP_RESAMPLES)
     grades = made_grades(result.labels, copy, rows).to_dict(orient="records")
     return {"made": masks | {"grades": grades}, **earlier}
 
 
-def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy, role: str) -> dict:
+def _evidence(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
     """Of DeepMT-DR's grading subnet: where it looks, and what it costs to ask."""
     config = result.config
     if not config.hierarchy or "grading" not in config.tasks or isinstance(result, CrossValidation):
         return {}
-    scores = evidence_scores(load_model(result.checkpoint())[0], config, copy, role)
+    scores = evidence_scores(load_model(result.checkpoint())[0], config, copy)
     settings = (config.encoder_name, config.encoder_weights, config.grading_size, config.batch_size)
     return {
         **evidence_metrics(scores, BOOTSTRAP_RESAMPLES, config.seed),

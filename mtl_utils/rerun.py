@@ -56,9 +56,12 @@ def command(record: dict) -> str:
 
 
 def commit(record: dict) -> str:
-    """The git commit of the code that made a run, as '0123456789ab'; its version outside a checkout."""
-    found = re.search(r"\(([0-9a-f]+)", record["code"])
-    return found[1] if found else record["code"]
+    """The git commit of the code that made a record, as '0123456789ab'; its version outside a checkout. Where
+    other code had trained the run, it is that which judged: it knows the experiment's name.
+    """
+    code = record.get("judged_by", record["code"])
+    found = re.search(r"\(([0-9a-f]+)", code)
+    return found[1] if found else code
 
 
 def changed_settings(record: dict) -> dict[str, tuple[object, object]]:

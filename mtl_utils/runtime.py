@@ -129,7 +129,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def data_folder(profile: str, seed: int = 0, progress: bool = True) -> Path:
+def data_folder(profile: str, progress: bool = True) -> Path:
     """`MTL_DATA`, or the synthetic set of this profile, drawn once into the cache.
 
     Raises:
@@ -153,21 +153,20 @@ def data_folder(profile: str, seed: int = 0, progress: bool = True) -> Path:
         return write_synthetic(folder, **settings, seed=0, progress=progress)
 
 
-def setup(profile: str | None = None, seed: int = 0, progress: bool = False) -> Runtime:
+def setup(profile: str | None = None, seed: int = 0) -> Runtime:
     """The first call of every notebook: seed everything, find the data, print what is used.
 
     Args:
         profile: 'smoke' (tests), 'cpu' (a laptop), 'gpu' (Colab) or 'paper'; None takes `MTL_PROFILE`, else
             what fits the machine.
         seed: rules initial weights, splits, order and augmentation.
-        progress: show a bar while synthetic photographs are drawn.
 
     Raises:
         MTLError: unknown profile, or `MTL_DATA` is no folder.
     """
     profile = check_profile(profile)
     seed_everything(seed)
-    data = data_folder(profile, progress=progress)
+    data = data_folder(profile, progress=False)
     runtime = Runtime(profile, seed, default_device(), data, is_synthetic(data), cache_dir())
     print(_banner(runtime))
     return runtime

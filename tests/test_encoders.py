@@ -119,6 +119,7 @@ def test_weights_from_a_checkpoint_of_the_course(smoke_checkpoint):
         (None, "no weights file"),
         (b"half a file", "cannot be loaded|can be loaded"),
         ({"a": torch.zeros(1)}, "not those of"),
+        (torch.zeros(1), "holds a Tensor"),
     ],
 )
 def test_wrong_weights_files(tmp_path, content, said):

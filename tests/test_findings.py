@@ -16,7 +16,7 @@ from mtl_utils.label_spaces import FOUR_LESIONS
 from mtl_utils.lesions import DISEASE_LESIONS
 from mtl_utils.records import make_record
 from mtl_utils.systems.findings_grader import OPINIONS, FindingsGrader
-from mtl_utils.training import evaluate, first_config, fit, load_config, load_model
+from mtl_utils.training import evaluate, first_config, fit, fitting, load_config, load_model
 from mtl_utils.training.distributed import check_processes
 
 SMOKE = experiment("grade-from-findings", "smoke")
@@ -122,6 +122,7 @@ def test_a_grader_that_cannot_answer_says_so(learned):
         ({"epochs": 2}, "in one epoch"),
         ({"augment": True}, "without augmentation"),
         ({"lesion_network": experiment("unet", "smoke")}, "do not exclude each other"),
+        ({"lesion_network": experiment("lesions-mean", "smoke")}, "builds on one unet"),
         ({"grading_size": 64}, "knows photographs of 128 px"),
     ],
 )
@@ -168,7 +169,8 @@ def test_a_run_is_judged_by_the_classifiers_it_was_validated_with(run):
     assert record["grading/accuracy"] == evaluate(result.checkpoint(), copy).compute()["grading/accuracy"]
 
 
-def test_a_finished_run_is_not_made_again(run):
+def test_a_finished_run_is_not_made_again(run, monkeypatch):
     copy, result = run
+    monkeypatch.setattr(fitting, "_trainer", None)
     again = fit(SMOKE, copy, result.folder, resume=True, progress=False, first=result.first)
     assert len(again.history) == 1

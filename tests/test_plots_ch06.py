@@ -33,14 +33,6 @@ def test_a_heat_map_that_is_ruled_out_is_crossed_out_and_says_why() -> None:
     assert (photograph.images[0].get_array() != 90).any() and "IDRiD" in figure.get_suptitle()
 
 
-def test_reliability_counts_the_photographs_of_each_bin() -> None:
-    confidence = np.array([0.25, 0.35, 0.7, 0.95, 0.9])
-    right = np.array([True, False, True, True, False])
-    ax = plots.reliability(confidence, right, "IDRiD").axes[0]
-    assert np.allclose(ax.lines[1].get_data(), [[0.3, 0.7, 0.925], [0.5, 1, 0.5]])
-    assert [text.get_text() for text in ax.texts] == ["2", "1", "2"]
-
-
 def test_thresholds_are_drawn_with_the_values_in_use() -> None:
     table = pd.DataFrame(
         {"accuracy": [0.4, 0.5], "qwk": [np.nan, 0.1], "changed": [0.0, 0.3]}, index=[0.2, 0.8]

@@ -23,7 +23,7 @@ from mtl_utils.records import load_records, results_folder, write_record
 from mtl_utils.rerun import changed_settings, command, commit, filled
 from mtl_utils.training import Config, flat_settings
 
-MEASURED = ("seconds", "peak_memory_gib", "date", "code")
+MEASURED = ("seconds", "peak_memory_gib", "date", "code", "judged_by")
 
 
 def record(name: str = "unet", profile: str = "cpu", **changes) -> dict:
@@ -137,6 +137,11 @@ def test_an_experiment_that_is_gone_is_named_with_its_commit():
     assert "no experiment 'gone'" in command(made) and "0123456789ab" in command(made)
     with pytest.raises(MTLError, match="gone"):
         changed_settings(made)
+
+
+def test_a_record_is_made_again_with_the_code_that_judged_it():
+    assert commit(record()) == "0123456789ab"
+    assert commit(record(judged_by="0.1.0 (ba9876543210)")) == "ba9876543210"
 
 
 def test_a_run_made_again_from_mtl_results_alone_gives_the_same_figures(tmp_path, capsys, monkeypatch):

@@ -116,7 +116,6 @@ from mtl_utils.plots.pldmlt import (
     mean_labels,
     moving_labels,
     papers_scores,
-    reliability,
     threshold_effects,
 )
 from mtl_utils.plots.segmentation import (

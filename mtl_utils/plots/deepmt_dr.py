@@ -30,8 +30,10 @@ from mtl_utils.plots.common import (
 if TYPE_CHECKING:  # torch starts slowly
     from mtl_utils.systems.deepmt_dr import DeepMTDR
 
-SUBNET_COLOURS = {"isr": "#B8860B", "lesions": TASK_COLOURS["segmentation"], "grading": TRAINING}
-"""Yellow, orange and blue, as in the paper's Figure 3; the yellow dark enough to be read on white."""
+SUBNET_COLOURS = {"isr": "#CC79A7", "lesions": TASK_COLOURS["segmentation"], "grading": TRAINING}
+"""Yellow, orange and blue in the paper's Figure 3. Its yellow, dark enough to be read on white, would be an
+orange to the colour-blind; so it is pink here.
+"""
 
 _CONTOUR = {"levels": [0.5], "colors": "#56B4E9", "linewidths": 0.9}
 
@@ -366,9 +368,9 @@ _LOSS_LOOKS = {
     "smooth": (SUBNET_COLOURS["isr"], "s:"),
     "seg_aware": (SUBNET_COLOURS["isr"], "^--"),
     "cls_aware": (SUBNET_COLOURS["isr"], "D-."),
-    "lesions": (SUBNET_COLOURS["lesions"], "o-"),
-    "lesions_by_evidence": (SUBNET_COLOURS["lesions"], "s:"),
-    "grading": (SUBNET_COLOURS["grading"], "o-"),
+    "lesions": (SUBNET_COLOURS["lesions"], "v-"),
+    "lesions_by_evidence": (SUBNET_COLOURS["lesions"], "P:"),
+    "grading": (SUBNET_COLOURS["grading"], "X-"),
 }
 
 

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from scipy.stats import entropy
-from sklearn.calibration import calibration_curve
 
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.plots.common import (
@@ -87,40 +86,6 @@ def heat_maps(
     figure.colorbar(shown, ax=axes[:, -1], label="heat", shrink=0.6)
     lesion_legend(figure)
     figure.suptitle(f"Heat maps of five grades; thin lines: lesions, thick: disc ({label})")
-    return figure
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray, title: str, bins: int = 5) -> Figure:
-    """Confidence against the share that is right, in equally wide bins, with the number in each.
-
-    Args:
-        confidence: probability of the grade that was named, (N,).
-        right: was it the true one, bool (N,).
-        title: of the figure; names the data.
-        bins: between 0 and 1.
-    """
-    share, mean = calibration_curve(right, confidence, n_bins=bins)
-    edges = np.linspace(0, 1, bins + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
-    figure, ax = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
-    ax.plot([0, 1], [0, 1], color=PLAIN, linestyle="--", label="as sure as it may be")
-    ax.plot(mean, share, "o-", color=TRAINING, linewidth=2, markersize=8, label="pseudo-grades")
-    for x, y, number in zip(mean, share, counts[counts > 0], strict=True):
-        above = y < 0.8
-        ax.annotate(
-            str(number),
-            (x, y),
-            (0, 10 if above else -10),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-        )
-    ax.set(xlim=(0, 1.03), ylim=(-0.03, 1.08))
-    ax.set(xlabel="mean confidence of a bin (number: photographs)", ylabel="share that is right")
-    ax.set_title(title, fontsize=11)
-    ax.legend(frameon=False, loc="upper left")
-    ax.grid(alpha=0.25)
-    open_frame(ax)
     return figure
 
 

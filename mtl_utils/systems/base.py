@@ -92,7 +92,7 @@ class MeanOfNetworks(nn.Module):
     def forward(self, image: torch.Tensor, tasks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         """As `FundusNetwork.forward`."""
         answers = [member(image, tasks=tasks) for member in self.members]
-        return {task: sum(answer[task] for answer in answers) / len(answers) for task in answers[0]}
+        return {task: sum(answer[task].float() for answer in answers) / len(answers) for task in answers[0]}
 
 
 def judged_logits(
@@ -117,7 +117,7 @@ def judged_logits(
         return network(image, tasks=(task,))[task]
 
     def answer(axes: tuple[int, ...]) -> torch.Tensor:
-        logits = network(image.flip(axes), tasks=(task,))[task]
+        logits = network(image.flip(axes), tasks=(task,))[task].float()  # a mean of bfloat16 is coarse
         return logits.flip(axes) if logits.ndim == 4 else logits
 
     return sum(map(answer, ((), (-1,), (-2,), (-2, -1)))) / 4

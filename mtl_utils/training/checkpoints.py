@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device
-from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.deepmt_dr import Hierarchy
 from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.training.config import Config, build_network
@@ -21,6 +21,9 @@ def load_state(checkpoint: str | Path) -> dict:
     """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint, code;
     of a run with pseudo grades also pseudo_digest and labels, of one that measured conflict its
     conflicts, of one in several processes how many.
+
+    Raises:
+        MTLError: no such file, or it is damaged.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -45,17 +48,18 @@ def config_from(state: dict) -> Config:
     return _config(state["config"])
 
 
-def _config(kept: dict) -> Config:
-    known = {field.name for field in fields(Config)}
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
-    if settings.get("label_update"):
-        settings["label_update"] = LabelUpdate(**settings["label_update"])
-    if settings.get("hierarchy"):
-        frozen = tuple(settings["hierarchy"]["frozen"])
-        settings["hierarchy"] = Hierarchy(**{**settings["hierarchy"], "frozen": frozen})
-    if settings.get("lesion_network"):
-        settings["lesion_network"] = _config(settings["lesion_network"])
-    return Config(**{key: value for key, value in settings.items() if key in known})
+PARTS = {"label_update": LabelUpdate, "hierarchy": Hierarchy, "lesion_network": Config}
+
+
+def _config(kept: dict, kind: type = Config) -> Config | LabelUpdate | Hierarchy:
+    """As `asdict` wrote it; what the course no longer has is left out."""
+    settings = {}
+    for name in {field.name for field in fields(kind)} & kept.keys():
+        value = kept[name]
+        if name in PARTS and value:
+            value = _config(value, PARTS[name])
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**settings)
 
 
 def load_config(checkpoint: str | Path) -> Config:
@@ -108,7 +112,7 @@ def load_conflicts(checkpoint: str | Path) -> pd.DataFrame:
     return pd.DataFrame(conflicts)
 
 
-def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[FundusNetwork, Config]:
+def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[nn.Module, Config]:
     """A trained network in evaluation mode, and its configuration. Loads with `weights_only=True`: data,
     never code.
 

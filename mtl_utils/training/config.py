@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from mtl_utils.balancing import BALANCINGS, FIXED
+from mtl_utils.data.augment import RECIPES
 from mtl_utils.data.splits import Split, split, with_few
 from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace, label_space
@@ -32,6 +33,14 @@ SYSTEMS = (
     "findings",
     *ARCHITECTURES,
 )
+NAMES = {
+    "system": SYSTEMS,
+    "recipe": RECIPES,
+    "mask_loss": MASK_LOSSES,
+    "balancing": BALANCINGS,
+    "chosen": (BEST_ACCURACY, BEST_LOSS, LAST),
+}
+"""Settings with a few possible values."""
 FIRST = "first"
 """Folder, inside a run's, of the network that is trained before: see `Config.builds_on_first`."""
 
@@ -143,8 +152,11 @@ class Config:
     profile: str = "paper"
 
     def __post_init__(self):
-        if self.system not in SYSTEMS:
-            raise MTLError(f"no system {self.system!r}. There are: {', '.join(SYSTEMS)}.")
+        self._check_names()
+        if self.system in ARCHITECTURES and self.tasks != ("segmentation",):
+            raise MTLError(f"{self.name}: the system {self.system!r} has one task, segmentation")
+        if self.system == "shared-encoder" and "segmentation" in self.tasks and self.space != LESION_SPACE:
+            raise MTLError(f"{self.name}: 'shared-encoder' draws the label space {LESION_SPACE.name!r} alone")
         if self.system == "mtunet-b" and (self.first_tasks, self.tasks) != (("segmentation",), TASKS):
             raise MTLError(f"{self.name}: variant B of MTUnet has both tasks, and first_tasks segmentation")
         if self.focal and "segmentation" in self.tasks and not self.space.exclusive:
@@ -168,16 +180,17 @@ class Config:
                 raise MTLError(
                     f"picture side {side} px: the networks halve it five times, so give a multiple of 32"
                 )
-        if self.recipe == "lesions" and ("grading" in self.tasks or not self.augment):
-            raise MTLError(f"{self.name}: the recipe 'lesions' is for masks alone: a crop has no grade")
-        if self.lesion_crops and self.recipe != "lesions":
-            raise MTLError(f"{self.name}: lesion_crops belong to the recipe 'lesions'")
-        if self.mask_loss not in MASK_LOSSES:
-            raise MTLError(f"no mask_loss {self.mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
+        if self.batch_size < 1:
+            raise MTLError(f"batch_size {self.batch_size} is below 1")
+        self._check_recipe()
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
             raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
-        if self.members < 1 or (self.members > 1 and (self.builds_on_first or self.pseudo_grades)):
-            raise MTLError(f"{self.name}: members are networks that build on nothing, one or more")
+        alone = not (self.builds_on_first or self.pseudo_grades or self.hierarchy or self.own_backward)
+        if self.members < 1 or not (alone or (self.members == 1 and self.draws is None)):
+            raise MTLError(
+                f"{self.name}: members, one or more, build on nothing, have no hierarchy and measure or "
+                "balance no gradients; nor has a run with draws of its own"
+            )
         if self.turns and not self.flips:
             raise MTLError(f"{self.name}: turns go with flips")
         if self.crop_size > self.segmentation_size:
@@ -190,9 +203,25 @@ class Config:
                 f"crop_size {self.crop_size}"
             )
 
+    def _check_names(self) -> None:
+        for setting, known in NAMES.items():
+            if (given := getattr(self, setting)) not in known:
+                raise MTLError(f"no {setting} {given!r}. There are: {', '.join(known)}.")
+        if wrong := {*self.tasks, *self.first_tasks}.difference(TASKS, ("isr",)):
+            raise MTLError(f"no task {wrong.pop()!r}. There are: {', '.join(TASKS)}, isr.")
+
+    def _check_recipe(self) -> None:
+        crops_only = self.recipe == "lesions"
+        if crops_only and ("grading" in self.tasks or self.first_tasks or not self.augment):
+            raise MTLError(f"{self.name}: the recipe 'lesions' is for given masks alone: a crop has no grade")
+        if not 0 <= self.lesion_crops <= 1:
+            raise MTLError(f"lesion_crops {self.lesion_crops} is a share: give 0 to 1")
+        if self.lesion_crops and not crops_only:
+            raise MTLError(f"{self.name}: lesion_crops belong to the recipe 'lesions'")
+        if self.recipe == "pldmlt" and self.crop_size != self.segmentation_size:
+            raise MTLError(f"{self.name}: the recipe 'pldmlt' cuts by itself: crop_size is segmentation_size")
+
     def _check_balancing(self) -> None:
-        if self.balancing not in BALANCINGS:
-            raise MTLError(f"no balancing {self.balancing!r}. There are: {', '.join(BALANCINGS)}.")
         if self.conflict_every < 0:
             raise MTLError(f"conflict_every {self.conflict_every} is below 0")
         if not self.own_backward:
@@ -214,11 +243,11 @@ class Config:
             raise MTLError(f"{self.name}: the system 'findings', and no other, has a lesion_network")
         if network is None:
             return
-        unet = network.system == "unet" and network.tasks == ("segmentation",) and not network.space.exclusive
+        unet = network.system == "unet" and network.members == 1 and not network.space.exclusive
         if not unet or self.tasks != ("grading",) or self.augment or self.epochs != 1:
             raise MTLError(
                 f"{self.name}: the system 'findings' grades, in one epoch without augmentation, and builds "
-                "on a unet whose lesions do not exclude each other"
+                "on one unet whose lesions do not exclude each other"
             )
         if self.grading_size != network.segmentation_size:
             raise MTLError(
@@ -230,6 +259,11 @@ class Config:
     def draws_seed(self) -> int:
         """The seed of weights, order, augmentation and dropout."""
         return self.seed if self.draws is None else self.draws
+
+    def member(self, number: int) -> Config:
+        """The run of one of several networks. Runs of two seeds share none of them."""
+        draws = (self.seed * self.members + number) % 2**32  # numpy takes no larger seed
+        return replace(self, members=1, draws=draws)
 
     @property
     def own_backward(self) -> bool:

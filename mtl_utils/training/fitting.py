@@ -1,8 +1,9 @@
 """`fit` trains a run, `evaluate` judges it: Lightning does the loop.
 
 A run's folder holds `last.ckpt` (to go on after a kill), the two best checkpoints (a third as large because
-they hold no state of the optimizer; whole with `Config.ema`), and nothing that is half written: Lightning
-writes each checkpoint beside its place and moves it there.
+they hold no state of the optimizer; whole with `Config.ema`), and none that is half written: each is written
+beside its place and moved there. A run of several networks has a folder for each, `member-0` and so on; its
+own checkpoints hold the finished ones together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mtl_utils.data.prepare import WorkingCopy
@@ -32,7 +34,6 @@ from mtl_utils.errors import MTLError
 from mtl_utils.pseudo import LabelStore, file_digest, make_labels
 from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.runtime import default_device, seed_everything
-from mtl_utils.systems.base import FundusNetwork
 from mtl_utils.systems.baselines import DILATED
 from mtl_utils.training.balanced import BalancedModule
 from mtl_utils.training.checkpoints import config_from, load_model, load_state, network_state
@@ -117,7 +118,8 @@ class FitResult:
     Attributes:
         folder: the run's folder.
         config: the run's.
-        history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds.
+        history: one row per epoch: train/loss, val/loss, val/accuracy, every metric as val/..., seconds. Of
+            several networks their mean, and the sum of their seconds.
         seconds: training time, all sittings of a resumed run together, the first network's included.
         first: checkpoint of the network that came before, where there is one (`Config.builds_on_first`).
         labels: what that network labelled, where it did.
@@ -220,6 +222,8 @@ def fit(
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     _data_fits(config, copy, parts)
     if config.members > 1:
+        if not earlier.empty:  # joined last, so all are there
+            return FitResult(folder, config, earlier, float(earlier.seconds.sum()))
         return _fit_members(config, copy, folder, resume, progress)
     labels, before = None, 0.0
     if config.builds_on_first:
@@ -286,9 +290,8 @@ def _fit_members(config: Config, copy: WorkingCopy, folder: Path, resume: bool, 
     for number in range(config.members):
         if progress:
             print(f"network {number + 1} of {config.members}", flush=True)
-        # Runs of two seeds share no network.
-        own = replace(config, members=1, draws=config.seed * config.members + number)
-        runs.append(fit(own, copy, folder / f"member-{number}", resume, progress))
+        at = folder / f"member-{number}"
+        runs.append(fit(config.member(number), copy, at, resume, progress))
     epochs = pd.concat([run.history for run in runs]).groupby("epoch", as_index=False)
     history = epochs.mean().assign(seconds=epochs.seconds.sum().seconds)
     for which in (BEST_LOSS, BEST_ACCURACY, LAST):
@@ -317,7 +320,7 @@ def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path)
 
 
 def _module(
-    config: Config, network: FundusNetwork, copy: WorkingCopy, pseudo: PseudoGrades | None
+    config: Config, network: nn.Module, copy: WorkingCopy, pseudo: PseudoGrades | None
 ) -> MultiTaskModule:
     kinds = (
         (LabelUpdateModule, config.label_update),

@@ -31,7 +31,9 @@ masks would hardly be seen any more."""
 
 
 def derived_seed(seed: int, *place: int) -> int:
-    """A seed of its own for each place (epoch, step) of each run."""
+    """A seed for a place (epoch, step) of a run. Zeros at the end of a place do not count: an epoch and its
+    step 0 share theirs.
+    """
     return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
 
 

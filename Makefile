@@ -26,7 +26,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 publish-url: $(STAMP)
 	$(if $(filter undefined,$(origin URL)),$(error say which: make publish-url URL=https://github.com/OWNER/REPOSITORY))

@@ -216,8 +216,9 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "Grades, area under the ROC curve of each against the rest; over what the ± is taken the paper does "
         "not say (of its Table 2: three runs). The paper's networks learned from Kaggle's set; ours learn "
         "from IDRiD's training photographs and are judged on its 103 test photographs.",
-        "413 photographs of IDRiD, as many as its training split has, of which none was learned from. What "
-        "chose the checkpoint the paper does not say.",
+        "413 photographs of IDRiD, as many as its training split has; no network learned their grades. If "
+        "they are that split, 42 of them are among the photographs whose masks were learned from. What chose "
+        "the checkpoint the paper does not say.",
         _GRADE_COLUMNS,
         {
             "nasnet": (

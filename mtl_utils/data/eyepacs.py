@@ -1,7 +1,8 @@
 """Graded sets beside IDRiD: EyePACS in the layout of its Kaggle competition, and any folder with a CSV.
 
-MTUnet learns its grades from EyePACS (1,914 photographs per grade) and is judged on a private set, SiDRP
-(section Performance Study). A set without masks gives the same table as part B of IDRiD.
+MTUnet learns its grades from EyePACS (1,914 photographs per grade) and is judged on IDRiD and
+on a private set, SiDRP (section Performance Study). A set without masks gives the same table as part B of
+IDRiD.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ _PLAIN_STEPS = {
     "gpu lesson": 20,
 }
 """Steps of an epoch on the sum of both losses. An epoch has no more steps than there are photographs for, and
-a grade alone, the cheapest, gets nearly three times as many: that is why epochs are short and many."""
+a grade alone, the cheapest, gets more than three times as many: that is why epochs are short and many."""
 
 BALANCING_TITLES = {
     "uncertainty": "uncertainty weighting",

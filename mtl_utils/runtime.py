@@ -53,13 +53,14 @@ class Runtime:
 
     @property
     def label(self) -> str:
-        """How figures name the data: 'synthetic set' or 'IDRiD'."""
-        return data_label(self.synthetic)
+        """How figures name the data: 'synthetic set', or the set that `MTL_DATA` holds, as 'IDRiD'.
 
+        Raises:
+            DataError: it holds no set that the course knows.
+        """
+        from mtl_utils.data.sets import layout_of  # imports what takes a while
 
-def data_label(synthetic: bool) -> str:
-    """'synthetic set' or 'IDRiD'."""
-    return "synthetic set" if synthetic else "IDRiD"
+        return "synthetic set" if self.synthetic else layout_of(self.data).name
 
 
 def is_synthetic(root: str | Path) -> bool:

@@ -70,7 +70,7 @@ def test_a_sample_says_what_is_known(synthetic_copy):
 
 @pytest.mark.parametrize("task", ["grading", "segmentation"])
 def test_augmentation_repeats_by_seed_whatever_the_order(synthetic_copy, task):
-    recipe = report_recipe(task, True, 96, 64 if task == "segmentation" else None)
+    recipe = report_recipe(task, 96, 64 if task == "segmentation" else None)
     first, second = (FundusDataset(synthetic_copy, [0, 1, 2], recipe, seed=5) for _ in range(2))
     forwards = [first[index] for index in (0, 1, 2)]
     backwards = [second[index] for index in (2, 1, 0)][::-1]
@@ -85,7 +85,7 @@ def test_augmentation_repeats_by_seed_whatever_the_order(synthetic_copy, task):
 
 def test_an_unknown_task_is_named():
     with pytest.raises(MTLError, match="painting"):
-        report_recipe("painting", True, 64)
+        report_recipe("painting", 64)
 
 
 class OneEye:

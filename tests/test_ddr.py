@@ -22,6 +22,7 @@ from mtl_utils.data.sets import layout_of, read_graded, read_masked, with_masked
 from mtl_utils.data.splits import CHOOSES, LEAK, split
 from mtl_utils.errors import DataError, MTLError
 from mtl_utils.lesions import DISEASE_LESIONS, LESIONS
+from mtl_utils.runtime import Runtime
 
 SIZE = 72
 GRADES = {"train": [0, 0, 1, 5, 2, 4], "valid": [0, 3], "test": [1, 5, 5]}
@@ -370,3 +371,10 @@ def test_half_of_ddr_is_enough_without_the_lesion_subnet(ddr, tmp_path, capsys, 
     assert not any(
         name.startswith("evidence/") for name in record
     )  # nobody drew what it could be held against
+
+
+def test_figures_name_the_set_that_they_are_drawn_from(ddr):
+    assert Runtime("smoke", 0, "cpu", ddr, False, ddr.parent).label == DDR
+    assert Runtime("smoke", 0, "cpu", ddr, True, ddr.parent).label == "synthetic set"
+    with pytest.raises(DataError, match="no layout"):
+        _ = Runtime("smoke", 0, "cpu", ddr / "DR_grading" / "train", False, ddr).label

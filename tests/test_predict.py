@@ -15,7 +15,7 @@ from torch import nn
 
 from mtl_utils import predict
 from mtl_utils.cli import main
-from mtl_utils.data.augment import report_recipe
+from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.dataset import FundusDataset
 from mtl_utils.data.fov import crop_square, field_of_view
 from mtl_utils.data.idrid import read_photograph
@@ -132,7 +132,7 @@ def test_a_photograph_takes_the_way_of_the_training_photographs(
     prediction = predict.predict_photograph(network, run, read_photograph(copy.table.image[row]))
     logits = {}
     for task, size in (("grading", run.grading_size), ("segmentation", run.segmentation_size)):
-        sample = FundusDataset(copy, [row], report_recipe(task, False, size))[0]
+        sample = FundusDataset(copy, [row], resize_recipe(size))[0]
         with torch.inference_mode():
             logits[task] = network(sample["image"][None], tasks=(task,))[task][0]
     np.testing.assert_allclose(prediction.probabilities, logits["grading"].softmax(0).numpy(), atol=1e-5)

@@ -23,7 +23,7 @@ def _rotate(limit: float = 15) -> A.BasicTransform:
     return A.Rotate(limit=limit, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=0, p=1.0)
 
 
-def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None = None) -> A.Compose:
+def report_recipe(task: str, image_size: int, crop_size: int | None = None) -> A.Compose:
     """The shared-encoder report's augmentation (its author's public configuration; the text prints no
     settings).
 
@@ -34,7 +34,6 @@ def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None
 
     Args:
         task: 'grading' or 'segmentation'.
-        train: False resizes only.
         image_size: side of the square picture, in pixels.
         crop_size: side of segmentation's random crop; None: no crop.
 
@@ -43,8 +42,6 @@ def report_recipe(task: str, train: bool, image_size: int, crop_size: int | None
     """
     if task not in ("grading", "segmentation"):
         raise MTLError(f"no recipe for task {task!r}. There are: grading, segmentation.")
-    if not train:
-        return resize_recipe(image_size)
     if task == "grading":
         return A.Compose([
             A.RandomResizedCrop(size=(image_size, image_size), scale=(0.8, 1.0), ratio=(0.9, 1.1), p=1.0),
@@ -193,7 +190,7 @@ def training_recipe(name: str, task: str, image_size: int, crop_size: int | None
         return lesions_recipe(crop_size)
     if name == "deepmt-dr":
         return deepmt_dr_recipe(image_size, crop_size)
-    return report_recipe(task, True, image_size, crop_size)
+    return report_recipe(task, image_size, crop_size)
 
 
 def resize_recipe(image_size: int, crop_size: int | None = None) -> A.Compose:

@@ -126,7 +126,6 @@ def forest(
     names: Mapping[str, str],
     title: str,
     baseline: tuple[str, Mapping[str, float]] | None = None,
-    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """A forest plot: each metric a line, its value a dot, its 95 % interval a bar, its numbers on the right.
 
@@ -135,12 +134,11 @@ def forest(
         names: metric -> its name in the figure, from top to bottom. A metric that a run lacks is left out.
         title: of the figure; names the data.
         baseline: its name, and metric -> value; hollow diamonds.
-        limits: of the axis; None: 0 to 1, further where a value lies below 0.
     """
     height = 1.3 + len(names) * max(0.34, 0.27 * len(results))
     figure, ax = plt.subplots(figsize=(8.6, height), layout="constrained")
     values = [run[key] for run in results.values() for key in run if key.removesuffix("/low") in names]
-    low, high = limits or (min(0.0, *values) - 0.02, 1.02)
+    low, high = min(0.0, *values) - 0.02, 1.02
     styles = zip((TRAINING, VALIDATION, "#007A5A"), "os^", strict=True)
     for place, ((run_name, run), (colour, marker)) in enumerate(zip(results.items(), styles, strict=False)):
         shift = 0.26 * (place - (len(results) - 1) / 2)

@@ -181,9 +181,8 @@ def look_ahead_steps(
     ahead: Mapping[int, Sequence[float]],
     line: pd.DataFrame,
     slope: tuple[float, float, float],
-    names: tuple[str, str] = ("weight of red", "weight of yellow"),
 ) -> Figure:
-    """The look-ahead of a network with two shared weights.
+    """The look-ahead of a network with two shared weights, of the red and of the yellow colour.
 
     Args:
         axis: values of both weights, (N,).
@@ -193,7 +192,6 @@ def look_ahead_steps(
         line: index the share of the second grade in a label that lies between two grades, column `loss`: of
             the primary task after the step.
         slope: share, loss and derivative where the label stands; the derivative is drawn as a tangent.
-        names: of the weights.
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(9.2, 4.4), layout="constrained", width_ratios=(1.2, 1)
@@ -208,7 +206,7 @@ def look_ahead_steps(
         above = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
         left.annotate(str(grade), (x, y), (0, 6), **above, **look)
     left.plot(*theta, "o", color="black", markersize=8, path_effects=_ON_WHITE)
-    left.set(xlabel=names[0], ylabel=names[1])
+    left.set(xlabel="weight of red", ylabel="weight of yellow")
     left.set_title("one step from the dot, for each label", fontsize=10.5)
     share, value, derivative = slope
     right.plot(line.index, line.loss, color=TASK_COLOURS["segmentation"], linewidth=2.4)

@@ -344,8 +344,9 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
 
 
 def runs_of(records: list[dict], experiments: Collection[str]) -> dict[str, list[dict]]:
-    """Experiment -> its runs of the protocol 'clean' on IDRiD's test photographs, by seed. All are of one profile, that of most runs,
-    since runs of two profiles learned in different ways; experiments without a run are left out.
+    """Experiment -> its runs of the protocol 'clean' on IDRiD's test photographs, by seed. All are of one
+    profile, that of most runs, since runs of two profiles learned in different ways; experiments without a
+    run are left out.
     """
     alike = {"data": "IDRiD", "split": "test", "protocol": "clean"}
     runs = [run for run in records if run["experiment"] in experiments and alike.items() <= run.items()]

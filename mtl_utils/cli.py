@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -304,4 +305,10 @@ def main() -> None:
         print(f"mtl: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as ended:
+        if ended.code is not None:
+            raise
+        # So Lightning ends after SIGTERM (kill, scancel): without a status, as if all had gone well.
+        print("mtl: ended by SIGTERM. With --resume a run goes on after its last epoch.", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     sys.exit(2)

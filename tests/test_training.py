@@ -93,6 +93,32 @@ def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, t
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_that_is_told_to_end_does_not_end_as_if_all_had_gone_well(synthetic_root, tmp_path):
+    """By SIGTERM, as from kill, scancel or docker stop, in the second epoch."""
+    words = ["train", "grading-only", "--profile", "smoke", "--data", str(synthetic_root)]
+    words += ["--out", str(tmp_path / "run")]
+    code = f"""
+        import os, signal, sys
+        from mtl_utils.cli import main
+        from mtl_utils.training import MultiTaskModule
+
+        step = MultiTaskModule.training_step
+        def until_told(self, batch, batch_idx):
+            if self.current_epoch == 1 and batch_idx == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch, batch_idx)
+        MultiTaskModule.training_step = until_told
+        sys.argv = ["mtl", *{words}]
+        main()
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
+    )
+    assert told.returncode == 128 + signal.SIGTERM
+    assert "mtl: ended by SIGTERM" in told.stderr and "--resume" in told.stderr
+    assert "Traceback" not in told.stderr and not list((tmp_path / "run").glob("*.json"))
+
+
 def test_the_best_checkpoint_stays_the_best_where_the_folder_was_moved(tmp_path):
     there, here = (BestCheckpoint(tmp_path / name, monitor="val/loss") for name in ("there", "here"))
     path = str(tmp_path / "there" / "best.ckpt")

@@ -30,6 +30,7 @@ from mtl_utils.training import (
     Scores,
     evaluate,
     fit,
+    fitting,
     load_config,
     load_model,
     precision,
@@ -142,6 +143,28 @@ def test_a_checkpoint_tells_the_code_that_made_it(undisturbed, synthetic_copy, t
     )
     monkeypatch.setenv("MTL_COMMIT", "cccc")  # what is judged later was made by the two
     assert make_record(resumed, synthetic_copy)["code"] == f"{__version__} (aaaa), {__version__} (bbbb)"
+
+
+def test_a_checkpoint_is_judged_once_though_it_has_two_names(undisturbed, synthetic_copy, monkeypatch):
+    judged = []
+
+    def noting(checkpoint, copy, role):
+        judged.append((checkpoint.stem, role))
+        return evaluate(checkpoint, copy, role)
+
+    monkeypatch.setattr(fitting, "evaluate", noting)
+    one, other = (weights_of(undisturbed.checkpoint(which)) for which in ("best-accuracy", "best-loss"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    record = make_record(undisturbed, synthetic_copy)
+    assert judged == [("best-accuracy", "test"), ("best-loss", "test"), ("best-accuracy", "val")]
+    scores = evaluate(undisturbed.checkpoint("best-loss"), synthetic_copy).compute()
+    assert record["other_checkpoint"]["segmentation/loss"] == pytest.approx(scores["segmentation/loss"])
+
+    judged.clear()
+    chosen = replace(undisturbed, config=replace(undisturbed.config, chosen="best-loss"))
+    record = make_record(chosen, synthetic_copy)
+    assert judged == [("best-loss", "test"), ("best-loss", "val")]
+    assert record["other_checkpoint"]["segmentation/loss"] == record["segmentation/loss"]
 
 
 def test_photographs_to_validate_and_judge_are_needed(synthetic_copy, tmp_path):

@@ -164,7 +164,7 @@ def test_a_network_that_marks_groups_gives_each_lesion_its_groups_mask(tmp_path:
             logits = torch.tensor([0.0, np.log(6), 0, 0, 0]).view(1, 5, 1, 1)
             return {"segmentation": logits.expand(1, 5, *image.shape[2:])}
 
-    red_yellow = config(tasks=("segmentation",), label_space="red-yellow")
+    red_yellow = config(system="mtunet-c", tasks=("segmentation",), label_space="red-yellow")
     prediction = predict.predict_photograph(RedEverywhere({}), red_yellow, photograph())
     assert list(prediction.masks) == ["red", "yellow", "disc"]
     assert prediction.summary().startswith("marked: red ")

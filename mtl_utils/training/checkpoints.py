@@ -48,7 +48,7 @@ def config_from(state: dict) -> Config:
     return _config(state["config"])
 
 
-PARTS = {"label_update": LabelUpdate, "hierarchy": Hierarchy, "lesion_network": Config}
+_PARTS = {"label_update": LabelUpdate, "hierarchy": Hierarchy, "lesion_network": Config}
 
 
 def _config(kept: dict, kind: type = Config) -> Config | LabelUpdate | Hierarchy:
@@ -56,8 +56,8 @@ def _config(kept: dict, kind: type = Config) -> Config | LabelUpdate | Hierarchy
     settings = {}
     for name in {field.name for field in fields(kind)} & kept.keys():
         value = kept[name]
-        if name in PARTS and value:
-            value = _config(value, PARTS[name])
+        if isinstance(value, dict):
+            value = _config(value, _PARTS[name])
         settings[name] = tuple(value) if isinstance(value, list) else value
     return kind(**settings)
 

@@ -66,7 +66,6 @@ def seeds_needed(effect: float, spread: float) -> int:
     >>> seeds_needed(5, 10)  # half a standard deviation: 34, as in tables of the paired t-test
     34
     """
-
     if not effect or spread <= 0:
         raise MTLError(f"an effect of {effect} with a spread of {spread}: no number of seeds is the answer")
 

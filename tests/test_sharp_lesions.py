@@ -215,6 +215,25 @@ def test_networks_that_answer_together_give_the_mean_of_their_logits():
     assert together(torch.zeros(1, 3, 2, 2), tasks=("grading",))["grading"].tolist() == [[2.5, 0.0]]
 
 
+def test_means_are_taken_in_float32_whatever_the_network_computes_in():
+    class Halves(nn.Module):
+        """Two answers in turn that bfloat16 knows, and whose mean it does not."""
+
+        def __init__(self):
+            super().__init__()
+            self.asked = 0
+
+        def forward(self, image, tasks=None):
+            self.asked += 1
+            return {"grading": torch.tensor([[1.0 + self.asked % 2 / 128]], dtype=torch.bfloat16)}
+
+    image = torch.zeros(1, 3, 2, 2)
+    assert judged_logits(Halves(), image, "grading", flips=True).item() == 1 + 1 / 256
+    ahead = Halves()
+    ahead.asked = 1
+    assert MeanOfNetworks([Halves(), ahead])(image)["grading"].item() == 1 + 1 / 256
+
+
 def test_members_differ_by_their_draws_alone_and_are_kept_as_one(synthetic_copy, tmp_path, monkeypatch):
     config = experiment("lesions-mean", "smoke", epochs=1)
     run = fit(config, synthetic_copy, tmp_path / "run", progress=False)

@@ -65,25 +65,33 @@ def test_another_seed_gives_other_numbers(undisturbed, synthetic_copy, tmp_path)
     assert other.history["train/loss"][0] != undisturbed.history["train/loss"][0]
 
 
-def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, tmp_path):
-    """A real SIGKILL in the second epoch. No global state survives it, and its folder is moved."""
-    begun, moved = tmp_path / "begun", tmp_path / "elsewhere" / "moved"
+def ended_in_the_second_epoch(sent: str, call: str) -> subprocess.CompletedProcess:
+    """A process that trains by `call`, and in its second epoch sends itself a real signal, as 'SIGKILL'."""
     code = f"""
-        import os, signal
+        import os, signal, sys
+        from mtl_utils.cli import main
         from mtl_utils.data.prepare import WorkingCopy
         from mtl_utils.experiments import experiment
         from mtl_utils.training import MultiTaskModule, fit
 
         step = MultiTaskModule.training_step
-        def until_killed(self, batch, batch_idx):
+        def until_told(self, batch, batch_idx):
             if self.current_epoch == 1 and batch_idx == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.{sent})
             return step(self, batch, batch_idx)
-        MultiTaskModule.training_step = until_killed
-        config = experiment("shared-lambda-0.1", "smoke", epochs=3)
-        fit(config, WorkingCopy.open({str(synthetic_copy.folder)!r}), {str(begun)!r}, progress=False)
+        MultiTaskModule.training_step = until_told
+        {call}
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=300)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, tmp_path):
+    """No global state survives a SIGKILL, and the run's folder is moved."""
+    begun, moved = tmp_path / "begun", tmp_path / "elsewhere" / "moved"
+    copy = f"WorkingCopy.open({str(synthetic_copy.folder)!r})"
+    config = 'experiment("shared-lambda-0.1", "smoke", epochs=3)'
+    killed = ended_in_the_second_epoch("SIGKILL", f"fit({config}, {copy}, {str(begun)!r}, progress=False)")
     assert killed.returncode == -signal.SIGKILL
     moved.parent.mkdir()
     begun.rename(moved)
@@ -95,26 +103,10 @@ def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, t
 
 
 def test_a_run_that_is_told_to_end_does_not_end_as_if_all_had_gone_well(synthetic_root, tmp_path):
-    """By SIGTERM, as from kill, scancel or docker stop, in the second epoch."""
+    """By SIGTERM, as from kill, scancel or docker stop."""
     words = ["train", "grading-only", "--profile", "smoke", "--data", str(synthetic_root)]
     words += ["--out", str(tmp_path / "run")]
-    code = f"""
-        import os, signal, sys
-        from mtl_utils.cli import main
-        from mtl_utils.training import MultiTaskModule
-
-        step = MultiTaskModule.training_step
-        def until_told(self, batch, batch_idx):
-            if self.current_epoch == 1 and batch_idx == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(self, batch, batch_idx)
-        MultiTaskModule.training_step = until_told
-        sys.argv = ["mtl", *{words}]
-        main()
-    """
-    told = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
-    )
+    told = ended_in_the_second_epoch("SIGTERM", f"sys.argv = ['mtl', *{words}]; main()")
     assert told.returncode == 128 + signal.SIGTERM
     assert "mtl: ended by SIGTERM" in told.stderr and "--resume" in told.stderr
     assert "Traceback" not in told.stderr and not list((tmp_path / "run").glob("*.json"))

@@ -33,7 +33,7 @@ SYSTEMS = (
     "findings",
     *ARCHITECTURES,
 )
-NAMES = {
+_CHOICES = {
     "system": SYSTEMS,
     "recipe": RECIPES,
     "mask_loss": MASK_LOSSES,
@@ -186,7 +186,8 @@ class Config:
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
             raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
         alone = not (self.builds_on_first or self.pseudo_grades or self.hierarchy or self.own_backward)
-        if self.members < 1 or not (alone or (self.members == 1 and self.draws is None)):
+        plain = self.members == 1 and self.draws is None
+        if self.members < 1 or not (plain or alone):
             raise MTLError(
                 f"{self.name}: members, one or more, build on nothing, have no hierarchy and measure or "
                 "balance no gradients; nor has a run with draws of its own"
@@ -204,7 +205,7 @@ class Config:
             )
 
     def _check_names(self) -> None:
-        for setting, known in NAMES.items():
+        for setting, known in _CHOICES.items():
             if (given := getattr(self, setting)) not in known:
                 raise MTLError(f"no {setting} {given!r}. There are: {', '.join(known)}.")
         if wrong := {*self.tasks, *self.first_tasks}.difference(TASKS, ("isr",)):

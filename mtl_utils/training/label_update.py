@@ -81,13 +81,13 @@ class LabelUpdateModule(MultiTaskModule):
         """Lines 15 to 22; returns the mean objective."""
         config, settings, epoch = self.config, self.config.label_update, self.current_epoch
         data = self.trainer.datamodule
-        loaders = (data.label_loader(derived_seed(config.draws_seed, epoch, again)) for again in count())
+        loaders = (data.label_loader(derived_seed(config.seed, epoch, again)) for again in count())
         batches = islice(chain.from_iterable(loaders), settings.steps)
         quiet = not sys.stderr.isatty()
         self.updater.train()
         objectives = []
         for number, batch in enumerate(tqdm(batches, "labels", settings.steps, leave=False, disable=quiet)):
-            torch.manual_seed(derived_seed(config.draws_seed, epoch, number))
+            torch.manual_seed(derived_seed(config.seed, epoch, number))
             batch = self._with_plausible(self.transfer_batch_to_device(batch, self.device, 0))
             with self.trainer.precision_plugin.forward_context():
                 objective, gradients = meta_gradient(

@@ -130,8 +130,10 @@ def test_eq_7_by_hand_and_where_there_is_nothing():
     lesions, masks = torch.zeros(2, 1, 4, 1, 4)
     masks[0, 0, 0] = torch.tensor([1.0, 1, 0, 0])
     lesions[0, 0, 0] = torch.tensor([1.0, 0.5, 0.5, 0])
-    # 2 * 1.5 / (2 + 2) for the first; nothing marked and nothing there is perfect.
-    assert lesion_dice_loss(lesions, masks).item() == pytest.approx((1 - 0.75) / 4, abs=1e-5)
+    lesions[0, 2, 0, 3] = 1.0  # marked, and not there
+    # One ratio over all maps: 2 * (1 + 0.5) / (1 + 0.5 + 0.5 + 1 + 2).
+    assert lesion_dice_loss(lesions, masks).item() == pytest.approx(1 - 3 / 5, abs=1e-5)
+    assert lesion_dice_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).item() == 0
 
 
 def test_eq_8_compares_the_union():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import nullcontext
 
 import torch
@@ -35,15 +36,16 @@ class HierarchyModule(MultiTaskModule):
     def losses(self, batch: Batches) -> Losses:
         """By name: `image`, `smooth`, `seg_aware`, `cls_aware` (`isr_terms`), `lesions` (Eq. 7),
         `lesions_by_evidence` (Eq. 8) and `grading` (Eq. 9), as far as the stage and the batch have them.
+
+        Both kinds of photographs have the first two. Their mean counts, so that Eq. 10 keeps its weights.
         """
-        losses: Losses = {}
+        found: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+        of_task = {"grading": self._of_whole_photographs, "segmentation": self._of_crops}
         for task, photographs in batch.items():
             restored = self._restored(photographs["image"])
-            of_task = {"grading": self._of_whole_photographs, "segmentation": self._of_crops}
-            parts = of_task.get(task, self._of_any)(photographs, restored)
-            for name, loss in parts.items():
-                losses[name] = losses[name] + loss if name in losses else loss
-        return losses
+            for name, loss in of_task.get(task, self._of_any)(photographs, restored).items():
+                found[name].append(loss)
+        return {name: torch.stack(losses).mean() for name, losses in found.items()}
 
     def _learns(self, task: str) -> bool:
         """Does the task's subnet learn in this stage?"""

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mtl_utils.data.dataset import UNKNOWN_GRADE
+from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import LESION_SPACE, LabelSpace
 
 
@@ -49,7 +50,12 @@ def segmentation_loss(
         space: meaning of the channels; exclusive classes are scored after a softmax (`softmax_bce`).
         mask_loss: of classes that do not exclude each other, one of `MASK_LOSSES`. The Dice loss is
             segmentation-models-pytorch's: a class over the batch; a class that the batch lacks counts as 0.
+
+    Raises:
+        MTLError: an unknown `mask_loss`.
     """
+    if mask_loss not in MASK_LOSSES:
+        raise MTLError(f"no mask_loss {mask_loss!r}. There are: {', '.join(MASK_LOSSES)}.")
     if not has_mask.any():
         return logits.sum() * 0.0
     loss = softmax_bce if space.exclusive else F.binary_cross_entropy_with_logits
@@ -78,11 +84,16 @@ def softmax_bce(logits: torch.Tensor, target: torch.Tensor, reduction: str = "me
             'mean' also divides by the number of pixels and classes, as Keras does. The two differ by a factor
             of 1.3 million at 512 px, and with it the meaning of alpha in Eq. 3; the paper does not say which.
 
+    Raises:
+        MTLError: another `reduction`.
+
     >>> logits = torch.zeros(1, 5, 1, 1)  # each class has probability 1/5
     >>> target = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 5, 1, 1)
     >>> round(softmax_bce(logits, target, "sum").item(), 4)  # -ln(1/5) - 4 ln(4/5)
     2.502
     """
+    if reduction not in ("sum", "mean"):
+        raise MTLError(f"no reduction {reduction!r}. There are: sum, mean.")
     probabilities = logits.softmax(dim=1).clamp(SMALLEST, 1 - SMALLEST)
     # Written out: autocast on a GPU forbids torch's own binary cross-entropy of probabilities.
     entropies = -(target * probabilities.log() + (1 - target) * (1 - probabilities).log())

@@ -398,8 +398,9 @@ class SegmentationMetrics:
         - `.../mean` over MA, HE, EX, SE (red and yellow); `.../mean_with_disc` over all that is marked. A
           lesion that the whole set lacks has no key and is left out of the means.
         - `segmentation/with_background/dice/MA`, `with_background/iou/MA` ..: mean of the lesion's score and
-          that of all pixels without it, pooled: of fused lesions PLDMLT's mDice and mIoU.
-        - `segmentation/pixel_accuracy/MA` ..: share of all pixels that are right. Both also as `/mean`.
+          that of all pixels without it, pooled: of fused lesions one reading of PLDMLT's mDice and mIoU.
+        - `segmentation/pixel_accuracy/MA` ..: share of all pixels that are right, another reading (of its
+          Table 2). Both also as `/mean`.
         - `segmentation/report_dice`: the shared-encoder report's own Dice. Threshold 0.5; per photograph
           (2 |P and T| + s) / (|P| + |T| + s), all channels (disc included) counted together,
           s = REPORT_SMOOTH; then the mean over photographs. The disc, by far the largest, dominates it.
@@ -506,7 +507,8 @@ def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarr
 
 
 def every_papers_score(probabilities: Values, masks: Values) -> pd.DataFrame:
-    """One prediction, scored as each of the papers scores.
+    """One prediction, scored as we read each of the papers. (MTUnet and DeepMT-DR do not say whether theirs
+    are pooled or means over photographs.)
 
     Args:
         probabilities: of the five `LESIONS`, float (N, 5, H, W) in [0, 1].

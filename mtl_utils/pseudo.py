@@ -2,7 +2,9 @@
 
 MTUnet's semi-supervised process (Foo et al., 2020, Figure 7): a first network learns from the few photographs
 with masks; it labels those without; where the grade is 0, its red and yellow is erased; a second network
-learns from all. `make_labels` fills a store, `WithMadeLabels` puts the store's labels beside the true ones.
+learns from what was made. Ours, since the paper does not say: the first network learns the grades that there
+are as well (it is to make grades too, as for the paper's Table 2), and the second learns from true and made
+labels. `make_labels` fills a store, `WithMadeLabels` puts the store's labels beside the true ones.
 """
 
 from __future__ import annotations

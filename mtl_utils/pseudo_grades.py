@@ -3,6 +3,9 @@
 Two classifiers look at a photograph, and the more confident one names its grade. Then the masks have a say:
 grades that the drawn lesions contradict, and grades whose heat map (`explain.grad_cam`) misses the lesions or
 sits on the optic disc, are ruled out; the most probable of the others is the pseudo grade.
+
+Ours in this: the paper gives the medical facts as a reason to compare heat maps, and does not let them rule
+out a grade by themselves; nor does it say what follows where the named grade is ruled out.
 """
 
 from __future__ import annotations
@@ -62,8 +65,8 @@ MEDICAL_RULES: Mapping[int, Rule] = {
     3: Rule(fewest=3, besides=("MA",)),
     4: Rule(fewest=3, besides=("MA",)),
 }
-"""Section 3.1: 0 no lesion; 1 only microaneurysms; 2 not only these; 3 and 4 'more than them' in the number
-of kinds, which we read as three at least."""
+"""The facts of section 3.1 as rules, which is our step: 0 no lesion; 1 only microaneurysms; 2 not only these;
+3 and 4 'more than them' in the number of kinds, which we read as three at least."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,9 @@ def make_pseudo_grades(
     **runs: object,
 ) -> PseudoGrades:
     """Let classifiers grade photographs with masks, and compare the heat map of every grade with the masks.
+
+    The heat maps are those of the classifier that named the photograph's grade. (The paper's Figure 6 has
+    one classifier for all, 'the better-trained'.)
 
     Args:
         classifiers: networks with the task 'grading', in evaluation mode.

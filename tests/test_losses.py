@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import torch
 
+from mtl_utils.errors import MTLError
 from mtl_utils.label_spaces import FUSED, RED_YELLOW, RED_YELLOW_SIGMOID
 from mtl_utils.losses import (
     categorical_focal_loss,
@@ -259,3 +260,10 @@ def test_the_focal_loss_of_too_sure_logits_and_in_mixed_precision(device):
         loss = categorical_focal_loss(LOGITS.to(device).bfloat16(), one_hot(1).to(device))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.25 * 0.9**2 * log(10), rel=0.02)
+
+
+def test_what_a_loss_cannot_be_is_refused():
+    with pytest.raises(MTLError, match="no reduction 'none'"):
+        softmax_bce(PIXELS, TRUTH, "none")
+    with pytest.raises(MTLError, match="no mask_loss 'dice'"):
+        segmentation_loss(PIXELS, TRUTH, torch.tensor([True]), mask_loss="dice")

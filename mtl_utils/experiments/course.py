@@ -210,7 +210,7 @@ RUNS = (
     ),
     _fair(
         "fair-mtunet-semi",
-        "MTUnet as published, with made masks and grades",
+        "MTUnet with made masks and grades",
         system="mtunet-c",
         label_space="separate",
         lambda_cls=1.0,

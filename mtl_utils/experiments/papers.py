@@ -43,8 +43,8 @@ _MTUNET_BASE = Config(
     patience=50,
     chosen=LAST,
 )
-"""MTUnet's own settings: 512 px, Adam 1e-5, 50 epochs, alpha 1. It tells of no choice of a checkpoint, so the
-last one counts."""
+"""MTUnet's own settings: 512 px, Adam 1e-5, alpha 1, and the 50 epochs of its Table 1, which alone are told.
+It tells of no choice of a checkpoint, so the last one counts."""
 
 _CLASSIFIER_BASE = Config(
     "pldmlt-classifier-1",
@@ -265,7 +265,7 @@ RUNS = (
     _mtunet(
         "mtunet-c-semi",
         "Tables 1-3",
-        "variant C with made masks and grades: MTUnet as published",
+        "variant C with made masks and grades: MTUnet as we read it",
         first_tasks=TASKS,
     ),
     _mtunet("mtunet-initial", "-", "the first network of B: masks only", "IDRiD A", tasks=("segmentation",)),

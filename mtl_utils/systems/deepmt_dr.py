@@ -250,7 +250,15 @@ class GradingSubnet(nn.Module):
         self.head = nn.Linear(self.pooling.length(self.encoder.out_channels[-1]), len(GRADES))
 
     def features(self, image: torch.Tensor, lesions: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The encoder's feature maps, from full size to 1/32."""
+        """The encoder's feature maps, from full size to 1/32: (B, channels, H / 2^level, W / 2^level).
+
+        Args:
+            image: RGB in [0, 1], (B, 3, H, W).
+            lesions: probabilities (B, maps, H, W); None where the subnet has no lesion maps.
+
+        Raises:
+            MTLError: no `lesions` for a subnet that needs them.
+        """
         picture = (image - self.mean) / self.std
         if self.maps:
             if lesions is None:
@@ -289,6 +297,9 @@ class Hierarchy:
         first_epochs, first_learning_rate: of stage 1, which runs before stage 2.
         weight_decay: the paper has one and does not print it; ours is AdamW's, beside the gradient.
         isr_channels, lesion_width: see `ISRSubnet` and `LesionSubnet`.
+
+    Raises:
+        MTLError: an unknown way to enlarge, stage, frozen subnet or visualisation.
     """
 
     scale: int = 4

@@ -50,7 +50,13 @@ def classification_aware_loss(
 
 
 def image_loss(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Eq. 5: mean absolute difference between the super-resolved and the true picture."""
+    """Eq. 5: mean absolute difference between the super-resolved and the true picture.
+
+    Printed is a norm, which would be the sum; with a mean the picture's size does not change the weights.
+
+    Args:
+        restored, original: RGB in [0, 1], (B, 3, H, W).
+    """
     return F.l1_loss(restored, original)
 
 
@@ -58,6 +64,9 @@ def total_variation_loss(restored: torch.Tensor) -> torch.Tensor:
     """Eq. 6: squared differences between neighbours, summed over pixels and channels, averaged over pictures.
 
     A sum, as printed: with it Table 1's weight of 1e-6 is as small as it has to be.
+
+    Args:
+        restored: RGB in [0, 1], (B, 3, H, W).
 
     >>> total_variation_loss(torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])).item()  # 1 + 9 across, 0 + 4 down
     14.0
@@ -179,5 +188,11 @@ def isr_loss(
     cls_aware: torch.Tensor,
     weights: ISRWeights = STAGE_ONE,
 ) -> torch.Tensor:
-    """Eq. 10: the sum of `isr_terms`."""
+    """Eq. 10: the sum of `isr_terms`.
+
+    Args:
+        restored, original: RGB in [0, 1], (B, 3, H, W).
+        seg_aware, cls_aware: Eqs 3 and 4.
+        weights: the lambdas.
+    """
     return sum(isr_terms(restored, original, seg_aware, cls_aware, weights).values())

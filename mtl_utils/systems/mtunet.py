@@ -40,6 +40,9 @@ class MirrorBlock(nn.Module):
         convolutions: how many.
         upsampling: 'transposed' (2 x 2, stride 2: learned) or 'bilinear' (fixed, then a 1 x 1 convolution to
             the same number of channels).
+
+    Raises:
+        MTLError: an unknown `upsampling`.
     """
 
     def __init__(
@@ -161,7 +164,8 @@ class MTUnet(FundusNetwork):
 
 
 def grading_head(channels: int, dropout: float) -> nn.Module:
-    """Global maximum pooling and a dense layer (section Encoder Section).
+    """Global maximum pooling and a dense layer: variant C's (section Encoder Section). Of variant A's the
+    paper says nothing; it takes the same.
 
     VGG-16's last pooling makes no difference: the maximum of local maxima is the maximum.
     """
@@ -176,7 +180,7 @@ class MTUnetTwoStep(MTUnet):
     channels of a picture. The paper does not describe the second network; ours has the same encoder and head
     as variant C.
 
-    Args: as `MTUnet`; both tasks.
+    Args and errors: as of `MTUnet`, for both tasks. The masks start at the usual prior.
 
     >>> network = MTUnetTwoStep("resnet18", encoder_weights=None)
     >>> tuple(network(torch.rand(2, 3, 64, 64))["grading"].shape)

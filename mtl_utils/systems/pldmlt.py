@@ -98,7 +98,11 @@ class LabelUpdate:
         step_size: epsilon, of the look-ahead.
         learning_rate: theta with a hook, of the label-update network (Adam).
         every: epochs of the multi-task network between two updates; 100 in the paper.
-        steps: batches of each update; in the paper 100 epochs.
+        steps: batches of each update. The paper's '100 epochs' fetch one batch each, by the letter 100
+            batches; as passes over IDRiD's photographs they would be over a thousand. 1000 is ours.
+
+    Raises:
+        MTLError: an unknown objective, order or hierarchy; `start` outside of [0.2, 1).
     """
 
     objective: str = "primary"
@@ -244,7 +248,8 @@ def stage_two_loss(
 def look_ahead(
     network: nn.Module, batch: Batch, labels: torch.Tensor, step_size: float, beta: float, focal: Focal
 ) -> Parameters:
-    """Line 20 of Algorithm 1: theta* = theta - epsilon grad(L_S + beta L_C).
+    """Line 20 of Algorithm 1, with Eq. 3's beta, which it leaves out:
+    theta* = theta - epsilon grad(L_S + beta L_C).
 
     The network itself is left alone. No graph leads back from theta*.
     """

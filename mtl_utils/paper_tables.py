@@ -550,8 +550,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "with the other task's label; under `clean-folds` every photograph of part A is judged once, by a "
         "network that did not see it, and only those are graded whose grade part B tells. What is drawn "
         "differs as well: five classes in the report, red and yellow lesions in MTUnet, all lesions as one "
-        "in PLDMLT, four lesions in DeepMT-DR. So no number of this table may be compared with one of the clean "
-        "table above, nor with another row.",
+        "in PLDMLT, four lesions in DeepMT-DR. So no number of this table may be compared with one of the "
+        "clean table above, nor with another row.",
         "",
         {
             "Accuracy": "grading/accuracy",

@@ -366,3 +366,8 @@ def test_intervals_are_those_of_the_metrics() -> None:
     values = grading_values(grades, one)
     assert with_intervals(values, 60, 200, 3) == grading_metrics(grades, one, 200, 3)
     assert with_intervals(values, 60)["grading/auc/2"] == pytest.approx(roc_auc_score(grades == 2, one[:, 2]))
+
+
+def test_draws_of_calibration_follow_the_seed():
+    draws = [analysis.calibrated_errors([0.6, 0.7, 0.8] * 5, draws=5, seed=seed) for seed in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])

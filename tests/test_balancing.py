@@ -548,3 +548,34 @@ def test_seeds_needed_are_those_of_tables_of_the_paired_t_test(effect, needed) -
 def test_an_interval_over_seeds_needs_two() -> None:
     assert seed_interval([3.0])[0] == 3.0
     assert np.isnan(seed_interval([3.0])[1:]).all()
+
+
+def test_gradnorm_pulls_along_what_lags_behind_its_first_loss():
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(conv.weight)
+    balance, network = GradNorm(2, alpha=1.5), SimpleNamespace(encoder=conv)
+    weight = conv.weight.sum()
+    balance.backward({"a": 4 * weight, "b": 2 * weight}, network)
+    weight = conv.weight.sum()
+    balance.backward({"a": 2 * weight, "b": 2 * weight}, network)
+    # Both lengths 2; of a's loss half is left, of b's all: r = 2/3 and 4/3, targets 2 r^1.5 = 1.09 and 3.08.
+    assert balance.weights.grad.tolist() == [2, -2]
+
+
+def test_gradnorm_ends_no_task():
+    balance = GradNorm(2)
+    with torch.no_grad():
+        balance.weights.copy_(torch.tensor([-1.0, 3.0]))
+    balance.after_step()
+    assert balance.weights.tolist() == pytest.approx([0.001 * 2 / 3.001, 3 * 2 / 3.001])
+
+
+def test_a_gain_is_against_runs_of_the_same_setting():
+    own = {"seed": 0, "data": "IDRiD", "split": "test", "protocol": "clean", "profile": "cpu",
+           "encoder_name": "e", "grading/qwk": 0.5, "segmentation/aupr/mean": 0.2}  # fmt: skip
+    multi = own | {"experiment": "balance-equal", "grading/qwk": 0.6, "segmentation/aupr/mean": 0.3}
+    singles = [own | {"experiment": name} for name in ("balance-grading", "balance-masks")]
+    (row,) = run_gains([multi, *singles]).to_dict("records")
+    assert row["Delta_MTL (%)"] == pytest.approx((20 + 50) / 2)
+    for key in ("seed", "data", "split", "protocol", "profile", "encoder_name"):
+        assert run_gains([multi, *(each | {key: "another"} for each in singles)]).empty, key

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from mtl_utils.data.augment import (
     RECIPES,
     deepmt_dr_recipe,
+    lesions_recipe,
     mtunet_recipe,
     pldmlt_recipe,
     report_recipe,
@@ -309,3 +310,19 @@ def test_recipes_are_found_by_name():
     assert "RandomCrop" in names and "Affine" not in names
     with pytest.raises(MTLError, match=r"'watercolour'.*report, mtunet, pldmlt"):
         training_recipe("watercolour", "grading", 64, None)
+
+
+def test_the_reports_augmentation_has_its_public_settings():
+    crop, flip, upside, turn, blur, colour = report_recipe("grading", 64)
+    assert tuple(crop.scale) == (0.8, 1.0) and tuple(turn.limit) == (-15, 15)
+    assert [each.p for each in (flip, upside, turn, blur, colour)] == [0.5, 0.2, 1, 0.25, 0.25]
+    _, turn, crop, flip, blur, light = report_recipe("segmentation", 64, 32)
+    assert tuple(turn.limit) == (-15, 15) and (crop.height, crop.width) == (32, 32)
+    assert [each.p for each in (turn, flip, blur, light)] == [1, 0.5, 0.25, 0.25]
+    assert tuple(light.brightness_limit) == tuple(light.contrast_limit) == (-0.1, 0.1)
+
+
+def test_the_courses_own_augmentation_has_strong_colours_and_half_of_the_window():
+    crop, turn, flip, colour, blur = lesions_recipe(32)
+    assert tuple(crop.scale) == (0.5, 1.0)
+    assert [each.p for each in (turn, flip, colour, blur)] == [1, 0.5, 0.8, 0.1]

@@ -174,3 +174,26 @@ def test_a_finished_run_is_not_made_again(run, monkeypatch):
     monkeypatch.setattr(fitting, "_trainer", None)
     again = fit(SMOKE, copy, result.folder, resume=True, progress=False, first=result.first)
     assert len(again.history) == 1
+
+
+def test_a_quarter_needs_more_than_four_pixels():
+    picture = np.zeros((1, 10, 10))
+    picture[0, 0, :4] = 0.2
+    assert dict(zip(finding_names(["EX"]), findings(picture)))["EX quarters"] == 0
+    picture[0, 1, 0] = 0.2
+    assert dict(zip(finding_names(["EX"]), findings(picture)))["EX quarters"] == 1
+
+
+def test_appearance_is_mean_deviation_and_maximum_and_the_forest_has_the_seed():
+    name = experiment("grade-from-findings", "smoke").encoder_name
+    grader = FindingsGrader(name, None, FOUR_LESIONS, seed=7).eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = [level.numpy().reshape(2, level.shape[1], -1) for level in grader.features(image)[2:]]
+    expected = [each for level in maps for each in (level.mean(2), level.std(2, ddof=1), level.max(2))]
+    found = grader.describe(image)["appearance"].numpy()
+    assert np.allclose(found, np.concatenate(expected, axis=1), rtol=1e-4, atol=1e-5)
+    rng = np.random.default_rng(0)
+    described = {key: torch.from_numpy(rng.normal(size=(8, 4))).float() for key in OPINIONS}
+    grader.learn(described, torch.tensor([0, 1] * 4))
+    assert grader.classifiers["findings"].random_state == 7

@@ -120,3 +120,13 @@ def test_uncrop_is_the_inverse_of_crop_square(draw):
     expected = np.zeros_like(array)
     expected[top:bottom, left:right] = array[top:bottom, left:right]
     assert np.array_equal(uncrop(square, fov, (height, width)), expected)
+
+
+def test_a_dim_rim_is_lit_and_a_grey_background_is_not():
+    rows, columns = np.ogrid[:200, :300]
+    distance = np.hypot(rows - 100, columns - 150)
+    photograph = np.full((200, 300, 3), 20, np.uint8)  # brighter than 12, and not a sixth of the eye
+    photograph[distance <= 80] = 45  # a quarter of the eye's light
+    photograph[distance <= 60] = 180
+    fov = field_of_view(photograph)
+    assert (fov.top, fov.left, fov.bottom, fov.right) == (20, 70, 181, 231)

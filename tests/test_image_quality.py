@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp
+
 import cv2
 import numpy as np
 import pytest
@@ -111,3 +113,21 @@ def test_a_rim_that_leaves_nothing_is_refused(eye):
         compare(original, original, original, rim=RADIUS + 2)
     with pytest.raises(MTLError, match="one size"):
         compare(original[1:], original, original, rim=8)
+
+
+def test_ssim_has_windows_of_sigma_1_5_by_hand():
+    # One white pixel against black. There the window's weight is g^2, and mean and mean square are g^2 too;
+    # the other picture's are 0.
+    white = np.zeros((21, 21, 3))
+    white[10, 10] = 1
+    there = white[..., 0] == 1
+    g = 1 / (1 + 2 * sum(exp(-(k**2) / 4.5) for k in range(1, 6)))
+    mean, c1, c2 = g**2, 1e-4, 9e-4
+    expected = c1 * c2 / ((mean**2 + c1) * (mean - mean**2 + c2))
+    assert ssim(np.zeros_like(white), white, there) == pytest.approx(expected, rel=1e-3)
+
+
+def test_ssim_of_what_would_be_saved():
+    white = np.ones((16, 16, 3))
+    white[:, ::2] = 0.5
+    assert ssim(white + 0.5 * (white == 1), white, np.ones((16, 16), bool)) == pytest.approx(1)

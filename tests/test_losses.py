@@ -267,3 +267,10 @@ def test_what_a_loss_cannot_be_is_refused():
         softmax_bce(PIXELS, TRUTH, "none")
     with pytest.raises(MTLError, match="no mask_loss 'dice'"):
         segmentation_loss(PIXELS, TRUTH, torch.tensor([True]), mask_loss="dice")
+
+
+def test_restoring_is_learned_by_the_absolute_difference():
+    batch = {"image": torch.zeros(1, 3, 2, 2)}
+    restored = torch.zeros(1, 3, 2, 2)
+    restored[0, 0, 0, 0], restored[0, 1, 1, 1] = 0.6, -0.6
+    assert task_loss("isr", restored, batch).item() == pytest.approx(2 * 0.6 / 12)

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import binary_average_precision, bin
 
 from mtl_utils import metrics as module
 from mtl_utils.errors import MTLError
-from mtl_utils.label_spaces import LESION_SPACE, RED_YELLOW
+from mtl_utils.label_spaces import FUSED, LESION_SPACE, RED_YELLOW
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.metrics import (
     FINE,
@@ -619,3 +619,10 @@ def test_a_gains_interval_is_that_of_the_pairs():
         assert (-low, high) == pytest.approx(2 * [error * table[column].std(ddof=0)], rel=0.2)
     assert found["isr/gain/psnr/low"] > 0.4 and found["isr/psnr/low"] < found["isr/bicubic/psnr/high"]
     assert mean_metrics(table, "isr", n_bootstrap=1000, seed=1) == found
+
+
+def test_masks_by_photograph_are_at_the_threshold_that_is_asked_for():
+    metrics = SegmentationMetrics(space=FUSED)
+    metrics.update(torch.tensor([[[[0.9, 0.4, 0.4, 0.1]]]]), torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]))
+    assert metrics.per_photograph(0.5).lesion.item() == pytest.approx(2 / 3)  # 2 x 1 / (1 + 2)
+    assert metrics.per_photograph(0.3).lesion.item() == pytest.approx(4 / 5)  # 2 x 2 / (3 + 2)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from importlib import import_module
 from math import log
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -1120,3 +1121,25 @@ def test_profiles_change_the_sizes_of_an_update_and_not_its_meaning():
     assert [experiment(name, "paper").encoder_name for name in CLASSIFIERS] == [
         "tu-resnext50_32x4d", "resnext101_32x8d",
     ]  # fmt: skip
+
+
+def test_labels_are_updated_every_so_many_epochs(monkeypatch):
+    config = experiment("pldmlt", "smoke")
+    config = replace(config, label_update=replace(config.label_update, every=3))
+    module = label_update.LabelUpdateModule(config, nn.Linear(1, 1), "", FOUND)
+    updated = []
+    monkeypatch.setattr(module, "_update_labels", lambda: updated.append(module.current_epoch))
+    monkeypatch.setattr(module, "_write_down_labels", lambda objective: module.labels.append({}))
+    for epoch in range(8):
+        module._trainer = SimpleNamespace(current_epoch=epoch)
+        module.on_train_epoch_start()
+    assert updated == [3, 6]
+
+
+def test_a_network_in_training_is_asked_in_evaluation_mode():
+    torch.manual_seed(0)
+    network = SharedEncoder("resnet18", None, ("grading",), dropout=0.0).eval()
+    image = torch.rand(2, 3, 64, 64)
+    expected = grad_cam(network, image)
+    network.train()
+    assert np.array_equal(grad_cam(network, image), expected)

@@ -300,3 +300,11 @@ def test_a_ladder_has_what_each_step_reaches_and_adds():
     last, gain = found.loc["fourth"], compare_runs([high], [low], "segmentation").loc[AUPR]
     assert last.added == pytest.approx(high[AUPR] - low[AUPR])
     assert [last.added_low, last.added_high, last["shift"]] == [gain.low, gain.high, gain["shift"]]
+
+
+def test_only_runs_of_one_setting_are_pairs():
+    basis = {"data": "IDRiD", "split": "test", "protocol": "clean", "profile": "cpu"}
+    for key in basis:
+        runs = [basis | {"experiment": "a", "seed": s, "x": 0.5 + s / 10} for s in (0, 1)]
+        runs += [basis | {"experiment": "b", "seed": s, "x": 0.4, key: "another"} for s in (0, 1)]
+        assert paired_difference(runs, "a", "b", ["x"]).empty, key

@@ -380,3 +380,9 @@ def test_a_record_can_be_scored_again_and_names_what_leaked(synthetic_copy, tmp_
     run = fit(replace(masks, epochs=1), synthetic_copy, tmp_path / "masks", progress=False)
     assert make_record(run, synthetic_copy)["leaked"] == {"segmentation": []}
     assert segmentation_scores({}) is None
+
+
+def test_a_window_reaches_the_last_row_and_column():
+    rng, nothing = np.random.default_rng(0), np.zeros((8, 8), np.uint8)
+    corners = [LesionCrops(7, share=0.0).window(nothing, rng) for _ in range(50)]
+    assert {(rows.start, columns.start) for rows, columns in corners} == {(0, 0), (0, 1), (1, 0), (1, 1)}

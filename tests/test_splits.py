@@ -24,6 +24,7 @@ from mtl_utils.data.splits import (
     Split,
     balanced_rows,
     split,
+    with_few,
 )
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import DISEASE_LESIONS
@@ -373,3 +374,12 @@ def test_balanced_rows_follow_their_generator():
     assert np.array_equal(again[0], again[1])
     assert np.array_equal(balanced_rows(ROWS, GRADES), balanced_rows(ROWS, GRADES))
     assert len({tuple(sorted(rows)) for rows in again}) > 1
+
+
+def test_few_are_drawn_by_the_seed():
+    table = pd.DataFrame({"part": "A", "split": "train", "name": [f"{n:02d}" for n in range(20)]})
+    parts = Split("clean", np.full(20, "train", object), np.full(20, "segmentation", object),
+                  pd.DataFrame(columns=["part", "split", "name", "reason"]))  # fmt: skip
+    few = (with_few(parts, table, "segmentation", 5, seed) for seed in (0, 1, 2, 0))
+    kept = [tuple(each.rows("train", "segmentation")) for each in few]
+    assert len(set(kept)) == 3 and kept[0] == kept[3] and all(len(set(each)) == 5 for each in kept)

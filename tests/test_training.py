@@ -10,12 +10,14 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from mtl_utils import __version__, cli
 from mtl_utils.data.splits import split
@@ -438,3 +440,15 @@ def test_single_task_and_multi_task_runs_take_equally_many_steps(synthetic_copy)
     graded = len(parts.rows("train", "grading"))
     assert graded > len(parts.rows("train", "segmentation"))
     assert [len(data._train_loader(task, 0)) for task in data.config.tasks] == [graded // 4] * 2
+
+
+def test_the_report_grades_from_the_mean_and_expects_few_lesions():
+    network = SharedEncoder("resnet18", None).eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = network.features(image)[-1].mean(dim=(2, 3))
+        dense = next(layer for layer in network.grading_head.modules() if isinstance(layer, nn.Linear))
+        assert torch.allclose(network(image)["grading"], dense(pooled), atol=1e-5)
+    bias = network.segmentation_head[0].bias
+    assert bias.tolist() == pytest.approx([log(0.01 / 0.99)] * 5)
+    assert [m.p for m in network.grading_head.modules() if isinstance(m, nn.Dropout)] == [0.2]

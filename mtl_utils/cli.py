@@ -95,7 +95,11 @@ def data_prepare(
 
 @app.command("experiments")
 def experiments() -> None:
-    """List the named runs: the paper and table they belong to, what they do, and what data they need."""
+    """List the named runs: the paper and table they belong to, what they do, and what data they need.
+
+    'IDRiD A' or 'IDRiD B': what a run learns from. Both parts must lie in the folder all the same: many
+    photographs are in both, and the protocols look for them.
+    """
     from mtl_utils.experiments import EXPERIMENTS
 
     places = {name: f"{entry.paper}, {entry.table}" for name, entry in EXPERIMENTS.items()}
@@ -119,7 +123,10 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Rules weights, split, order and augmentation.")
     ] = 0,
-    encoder: Annotated[str | None, typer.Option(help="Any encoder of segmentation-models-pytorch.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="An encoder of segmentation-models-pytorch, by its name there."),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, bundled, none, or a file.")] = None,
     protocol: Annotated[str | None, typer.Option(help="clean, paper or clean-folds.")] = None,
     out: Annotated[
@@ -166,7 +173,7 @@ def train(
     config = experiment(
         name, profile, seed=seed, **{key: value for key, value in given.items() if value is not None}
     )
-    out = out or Path("runs") / f"{name}-{profile}-seed{seed}"
+    out = (out or Path("runs") / f"{name}-{profile}-seed{seed}").expanduser()
     root = data or data_folder(profile, progress=_bar())
 
     def working_copy(size: int) -> WorkingCopy:
@@ -297,6 +304,9 @@ def main() -> None:
     """Run the command; what the reader can put right becomes one message on stderr and exit status 2."""
     # What Pillow warns of in a damaged file, we tell in words of our own.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    for stream in (sys.stdout, sys.stderr):  # a terminal or a file that lacks a sign, and names of files
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except MTLError as error:

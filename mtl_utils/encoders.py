@@ -6,7 +6,9 @@ timm's own name.
 
 from __future__ import annotations
 
+import http.client
 import importlib
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -101,9 +103,13 @@ def _in_full_precision(
 
 
 def _get_encoder(encoder_name: str, weights: str | bool | None, depth: int) -> nn.Module:
+    if not re.fullmatch(r"[\w.-]+", encoder_name):  # timm takes 'hf_hub:..' and 'local-dir:..' for places
+        raise MTLError(f"no encoder {encoder_name!r}: a name has letters, digits, '-', '_' and '.' only")
     try:
         encoder = smp.encoders.get_encoder(encoder_name, depth=depth, weights=weights)
         return depthwise_in_full_precision(encoder)
+    except ValueError as error:  # smp: a transformer without maps from 1/2 to 1/32 of the side
+        raise MTLError(f"encoder {encoder_name!r} fits no U-Net: {error}") from error
     except (KeyError, RuntimeError) as error:
         if "encoder" in str(error) or "model" in str(error).lower():
             raise MTLError(f"no encoder {encoder_name!r}: {error}") from error
@@ -116,7 +122,7 @@ def _hub_answers() -> bool:
             return True
     except urllib.error.HTTPError:
         return True  # it answered, if only to refuse its front page
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # ValueError: HF_ENDPOINT is no address
         return False
 
 
@@ -175,9 +181,9 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
-    if not isinstance(state, dict):
-        raise MTLError(f"{path} holds a {type(state).__name__} and no weights by name. {CHOICES}")
-    state = state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise MTLError(f"{path} holds no weights by name. {CHOICES}")
     own = {name.removeprefix("network."): value for name, value in state.items()}
     inside = {name.removeprefix("encoder."): own[name] for name in own if name.startswith("encoder.")}
     try:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import NamedTuple
 
@@ -259,18 +260,26 @@ def predict_files(
         DataError: at the end; a line for each photograph that could not be predicted, and why.
     """
     paths, names = [Path(photograph) for photograph in photographs], output_names(photographs)
+    checkpoint = Path(checkpoint).expanduser()
     network, config = load_model(checkpoint)
-    about = checkpoint_facts(checkpoint, config)
+    about, out = checkpoint_facts(checkpoint, config), Path(out).expanduser()
     problems = []
     for path, name in tqdm(zip(paths, names, strict=True), "photographs", len(paths), disable=not progress):
         try:
             prediction = _predict_file(network, config, path)
-            facts = {"photograph": str(path), "photograph_sha256": file_digest(path), "checkpoint": about}
-            _check_place(Path(out) / f"{name}.json", facts)
+            # In full: 'left.jpg' would be another eye in another folder.
+            facts = {"photograph": str(path.resolve()), "photograph_sha256": file_digest(path)}
+            facts["checkpoint"] = about
+            _check_place(out / f"{name}.json", facts)
+            written = save_prediction(prediction, name, out, **facts)
         except DataError as error:
             problems.append(str(error))
+        except OSError as error:
+            if error.errno != ENAMETOOLONG:  # a full disk stops all
+                raise
+            problems.append(f"{path}: the names of its files would be too long. Rename it.")
         else:
-            yield Written(path, prediction, save_prediction(prediction, name, out, **facts))
+            yield Written(path, prediction, written)
     if problems:
         raise DataError(f"{len(problems)} of {len(names)} photographs could not be predicted:", problems)
 
@@ -285,10 +294,14 @@ def _predict_file(network: nn.Module, config: Config, path: Path) -> Prediction:
 
 def _check_place(path: Path, facts: dict[str, object]) -> None:
     """A prediction replaces an earlier one of the same photograph, and nothing else."""
-    if not path.exists():
-        if there := sorted(str(file) for file in _possible_files(path) if file.exists()):
-            raise DataError(f"{there[0]} is there: nothing was overwritten. Give another --out.")
-        return
+    if path.exists():
+        _check_earlier(path, facts)
+    foreign = sorted(str(file) for file in _possible_files(path) - _earlier_files(path) if file.exists())
+    if foreign:
+        raise DataError(f"{foreign[0]} is there: nothing was overwritten. Give another --out.")
+
+
+def _check_earlier(path: Path, facts: dict[str, object]) -> None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         same = any(there[key] == facts[key] for key in ("photograph", "photograph_sha256"))

@@ -321,20 +321,29 @@ def write_record(record: dict, folder: str | Path) -> Path:
     return path
 
 
+_ALWAYS = ("experiment", "profile", "protocol", "split", "data", "seed", "config")
+
+
 def load_records(folder: str | Path | None = None) -> list[dict]:
     """All records of a folder, by file name; None: those that come with the course.
 
     Raises:
-        MTLError: no such folder, or a file is no record.
+        MTLError: no such folder, it has no records, or a file is no record.
     """
-    folder = Path(folder or results_folder())
+    folder = Path(folder or results_folder()).expanduser()
     if not folder.is_dir():
         raise MTLError(f"no folder {folder}: give the one that holds the records")
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise MTLError(f"no records in {folder}: those of a run lie in the run's own folder")
     records = []
-    for path in sorted(folder.glob("*.json")):
+    for path in paths:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            record["experiment"], record["schema"]
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"schema {record['schema']}, expected {SCHEMA}")
+            if missing := [key for key in _ALWAYS if key not in record]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
         except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no text at all
             raise MTLError(
                 f"{path} is no record of this course ({error}). Delete it, or run 'mtl train' again."

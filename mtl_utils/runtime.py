@@ -163,9 +163,11 @@ def setup(profile: str | None = None, seed: int = 0) -> Runtime:
         seed: rules initial weights, splits, order and augmentation.
 
     Raises:
-        MTLError: unknown profile, or `MTL_DATA` is no folder.
+        MTLError: unknown profile, a seed that is none, or `MTL_DATA` is no folder.
     """
     profile = check_profile(profile)
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise MTLError(f"seed is {seed!r}: give a whole number from 0 to 2**32 - 1")
     seed_everything(seed)
     data = data_folder(profile, progress=False)
     runtime = Runtime(profile, seed, default_device(), data, is_synthetic(data), cache_dir())

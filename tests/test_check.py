@@ -336,3 +336,20 @@ def test_the_photographs_in_both_parts_are_the_known_ones(real_report, real_idri
         other |= {left: right, right: left}
     assert found == wanted | {(in_a, other[in_b]) for in_a, in_b in wanted if in_b in other}
     assert pairs.photo.nunique() == len(known) == 60
+
+
+def test_two_photographs_of_one_name_are_named(root):
+    first = photograph(root, A, "IDRiD_01")
+    Image.open(photograph(root, A, "IDRiD_02")).save(first.with_suffix(".png"))
+    (problem,) = check(root, progress=False).problems
+    assert problem.startswith(f"{first.with_suffix('.png')}: {first} has the same name")
+
+
+def test_a_download_of_full_length_that_was_not_filled_is_named(root):
+    path = photograph(root, B, "IDRiD_001")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    (problem,) = check(root, progress=False).problems
+    assert str(path) in problem and "zeros in the place of its end" in problem
+    path.write_bytes(content + bytes(4096))  # whole, and padded to a block of the disk
+    assert check(root, progress=False).problems == []

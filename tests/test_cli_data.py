@@ -84,7 +84,8 @@ def test_problems_give_status_2_and_no_traceback(synthetic_root, tmp_path):
         (["data", "prepare", "x"], "--size"),
         (["data", "prepare", "x", "--size", "many"], "valid integer"),
         (["data", "clean", "x"], "clean"),
-        (["data", "synthetic", "x", "--size", "1"], "size >= 64"),
+        (["data", "synthetic", "x", "--size", "1"], "a size from 64 to 4096"),
+        (["data", "synthetic", "x", "--size", "200000"], "a size from 64 to 4096"),
         (["data", "prepare", "nowhere", "--size", "64"], "nowhere is not a folder"),
     ],
 )

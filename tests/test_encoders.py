@@ -119,7 +119,7 @@ def test_weights_from_a_checkpoint_of_the_course(smoke_checkpoint):
         (None, "no weights file"),
         (b"half a file", "cannot be loaded|can be loaded"),
         ({"a": torch.zeros(1)}, "not those of"),
-        (torch.zeros(1), "holds a Tensor"),
+        (torch.zeros(1), "holds no weights by name"),
     ],
 )
 def test_wrong_weights_files(tmp_path, content, said):
@@ -165,3 +165,22 @@ def test_depthwise_convolutions_in_double_precision():
 def test_baselines_have_such_depthwise_convolutions():
     network = LesionBaseline("unet", BUNDLED_ENCODER, None).encoder
     assert all("forward" in vars(layer) for layer in depthwise_layers(network))
+
+
+@pytest.mark.parametrize("name", ["tu-hf_hub:a/b", "tu-local-dir:/etc", "tu-../../etc/passwd", "tu-test_vit"])
+def test_what_is_no_encoder_is_refused_at_once(name):
+    with pytest.raises(MTLError, match="encoder"):
+        create_encoder(name, None)
+
+
+@pytest.mark.parametrize("state", [{1: torch.zeros(2)}, {"state_dict": None}, [1]])
+def test_a_file_without_names_of_weights_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(MTLError, match=r"weights\.pt holds no weights by name"):
+        create_encoder("resnet18", str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("address", ["foo", "http://[::1"])
+def test_an_address_that_is_none_is_a_hub_out_of_reach(monkeypatch, address):
+    monkeypatch.setattr(encoders.hub, "ENDPOINT", address)
+    assert not encoders._hub_answers()

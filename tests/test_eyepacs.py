@@ -194,6 +194,9 @@ def test_an_unknown_layout_says_which_there_are(tmp_path, capsys, monkeypatch):
         ("image,stage\na,0", "no column for the grade (its columns: image, stage)"),
         ("image,grade,diagnosis\na,0,1", "more than one column for the grade"),
         ("image,grade,Split,split\na,0,train,test", "more than one column split"),
+        ("image,grade,split,split\na,0,train,test", "more than one column split"),
+        ("image,grade\na,1,0\nb,4\nc,2", "line 2 has more cells than the header"),
+        ("image,grade\na,1\nb,4,0\nc,2", "Expected 2 fields in line 3, saw 3"),
         ("image;grade\na;0", "with a comma between them"),
         ("image,grade\nb,4\nc,2\na,5", "line 4: a has grade '5', expected one of 0, 1, 2, 3, 4"),
         ("image,grade\nb,4\nc,2\na,-1", "line 4: a has grade '-1'"),
@@ -391,3 +394,10 @@ def test_train_takes_further_sets(synthetic_root, eyepacs, tmp_path, capsys, mon
     words = ["mtunet-grading", "--data", synthetic_root, *further, "--profile", "smoke"]
     code, _, err = mtl(capsys, monkeypatch, "train", *words)
     assert (code, err) == (2, f"mtl: prepare {synthetic_root} with {eyepacs} and {synthetic_root}\n")
+
+
+def test_a_photograph_may_be_called_na_and_empty_cells_are_no_surplus(tmp_path):
+    path = tmp_path / "grades.csv"
+    path.write_text("image,grade\nNA,1,,\nnull,2\n")
+    table, problems = scan_grades(path)
+    assert (table.name.tolist(), table.grade.tolist(), problems) == (["NA", "null"], [1, 2], [])

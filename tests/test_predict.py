@@ -352,6 +352,47 @@ def test_a_prediction_of_another_photograph_is_not_overwritten(
         list(predict.predict_files([first], smoke_checkpoint, out))
 
 
+def test_one_name_in_two_folders_is_two_photographs(
+    smoke_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means something else in another folder."""
+    for folder, image in (("one", photograph()), ("two", photograph()[:, ::-1])):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(image).save(tmp_path / folder / "left.png")
+    monkeypatch.chdir(tmp_path / "one")
+    list(predict.predict_files(["left.png"], smoke_checkpoint, tmp_path / "out"))
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(DataError, match=r"left\.json is of .*one.left\.png, not of .*two.left\.png"):
+        list(predict.predict_files(["left.png"], smoke_checkpoint, tmp_path / "out"))
+
+
+def test_a_mask_beside_a_prediction_without_masks_is_not_overwritten(
+    smoke_checkpoint: Path, tmp_path: Path
+) -> None:
+    image, config = photograph(), Config("any")
+    path = saved(tmp_path, "eye.png", Image.fromarray(image))
+    graded = predict.Prediction(image, field_of_view(image), config, probabilities=np.full(5, 0.2))
+    facts = {"photograph": str(path), "photograph_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    predict.save_prediction(graded, "eye", tmp_path, **facts)
+    (tmp_path / "eye_MA.png").write_bytes(b"drawn by hand")
+    with pytest.raises(DataError, match=r"eye_MA\.png is there: nothing was overwritten"):
+        list(predict.predict_files([path], smoke_checkpoint, tmp_path))
+    assert (tmp_path / "eye_MA.png").read_bytes() == b"drawn by hand"
+
+
+def test_a_name_that_is_too_long_and_a_strip_do_not_stop_the_others(
+    smoke_checkpoint: Path, tmp_path: Path
+) -> None:
+    long = saved(tmp_path, f"{'x' * 240}.png", Image.fromarray(photograph()))
+    strip = saved(tmp_path, "strip.png", Image.new("RGB", (40_000, 40), (150, 80, 40)))
+    good = saved(tmp_path, "eye.png", Image.fromarray(photograph()))
+    found = predict.predict_files([long, strip, good], smoke_checkpoint, tmp_path / "out")
+    assert next(found).photograph == good
+    with pytest.raises(DataError, match="2 of 3 photographs") as raised:
+        next(found)
+    assert "too long. Rename it." in str(raised.value) and "what is lit is a strip" in str(raised.value)
+
+
 def test_pictures_that_are_no_prediction_are_not_overwritten(smoke_checkpoint: Path, tmp_path: Path) -> None:
     """As somebody's own mask beside the photograph."""
     Image.fromarray(photograph()).save(tmp_path / "eye.png")

@@ -53,7 +53,14 @@ def test_a_record_comes_back_rounded_to_four_digits(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("content", ["{ half", "[]", '{"experiment": "x"}'])
+def test_a_folder_without_records_is_named(tmp_path):
+    with pytest.raises(MTLError, match=r"no records in .*: those of a run lie in the run's own folder"):
+        load_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{ half", "[]", '{"experiment": "x"}', '{"experiment": "x", "schema": 1}', '{"schema": 99}']
+)
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "damaged.json").write_text(content)
     with pytest.raises(MTLError, match=r"damaged\.json"):

@@ -4,6 +4,7 @@ never taken for whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from mtl_utils.training import (
     load_model,
     precision,
 )
+from mtl_utils.training.checkpoints import WholeCheckpoints, run_folder, write_state
 from mtl_utils.training.fitting import BestCheckpoint
 
 
@@ -234,6 +236,54 @@ def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
     best = int(history["val/loss"].argmin())
     assert len(history) == min(12, best + 1 + 2)
     assert same_history(history, fit(config, synthetic_copy, tmp_path, resume=True, progress=False).history)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    write_state({"epoch": 1}, path)
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(MTLError, match=r"last\.ckpt cannot be written \(No space left.*--resume"):
+            write_state({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_lightning_writes_checkpoints_beside_their_place(undisturbed, synthetic_copy, tmp_path):
+    """And not in the system's folder for temporary files, which may be another disk."""
+    trainer = fitting._trainer(load_config(undisturbed.checkpoint()))
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints)
+    trainer.strategy.checkpoint_io.save_checkpoint({"epoch": 1}, tmp_path / "run" / "last.ckpt")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.ckpt"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/run", "a::b"):
+        with pytest.raises(MTLError, match=folder):
+            run_folder(tmp_path / folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_folder("~/run") == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state["hyper_parameters"].update(config=[1]), "none of this version"),
+        (lambda state: state["hyper_parameters"]["config"].pop("name"), "none of this version"),
+        (lambda state: state["hyper_parameters"]["config"].update(dropout={}), "none of this version"),
+        (lambda state: state["state_dict"].popitem(), "its weights do not fit its settings"),
+    ],
+)
+def test_a_whole_file_that_does_not_fit_is_refused(undisturbed, tmp_path, change, said):
+    state = torch.load(undisturbed.checkpoint(), weights_only=True)
+    change(state)
+    torch.save(state, tmp_path / "other.ckpt")
+    with pytest.raises(MTLError, match=said):
+        load_model(tmp_path / "other.ckpt")
 
 
 def test_damaged_checkpoints_are_refused(undisturbed, tmp_path):

@@ -76,7 +76,7 @@ def scan_list(path: Path) -> tuple[pd.DataFrame, list[str]]:
 def _grading(folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split, name in SPLIT_FOLDERS.items():
-        photographs = files_by_stem(folder / name, IMAGE_SUFFIXES)
+        photographs = files_by_stem(folder / name, IMAGE_SUFFIXES, problems)
         if not photographs:
             problems.append(f"{folder / name}: no photographs there. Unpack DDR again.")
             continue
@@ -90,13 +90,15 @@ def _grading(folder: Path, problems: list[str]) -> list[dict]:
 def _segmentation(folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split, name in SPLIT_FOLDERS.items():
-        photographs = files_by_stem(folder / name / "image", IMAGE_SUFFIXES)
+        photographs = files_by_stem(folder / name / "image", IMAGE_SUFFIXES, problems)
         if not photographs:
             problems.append(f"{folder / name / 'image'}: no photographs there. Unpack DDR again.")
             continue
         there = (folder / name / label for label in LABEL_FOLDERS if (folder / name / label).is_dir())
         labels = next(there, folder / name / LABEL_FOLDERS[0])
-        masks = {lesion: files_by_stem(labels / lesion, MASK_SUFFIXES) for lesion in DISEASE_LESIONS}
+        masks = {
+            lesion: files_by_stem(labels / lesion, MASK_SUFFIXES, problems) for lesion in DISEASE_LESIONS
+        }
         for lesion, files in masks.items():
             if not files:
                 problems.append(f"{labels / lesion}: no masks there. Unpack DDR again.")

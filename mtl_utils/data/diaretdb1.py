@@ -206,10 +206,10 @@ def scan_diaretdb1(root: str | Path, agreement: float = AGREEMENT) -> tuple[pd.D
     version = _v21(root) or _v11(root)
     if version is None:
         return as_table([]), [f"{root}: no DiaRetDB1 there. Unpack its archive there."]
-    photographs = files_by_stem(version.photographs, PHOTOGRAPH_SUFFIXES)
+    rows, problems = {}, []
+    photographs = files_by_stem(version.photographs, PHOTOGRAPH_SUFFIXES, problems)
     if not photographs:
         return as_table([]), [f"{version.photographs}: no photographs there. Unpack the archive again."]
-    rows, problems = {}, []
     with FileLock(cache_dir() / "diaretdb1-masks.lock"):
         for split, path in version.lists.items():
             for place, words in _lines(path, problems):

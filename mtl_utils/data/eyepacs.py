@@ -16,7 +16,9 @@ from mtl_utils.data.idrid import SPLIT_FOLDERS
 from mtl_utils.data.layout import (
     IMAGE_SUFFIXES,
     as_table,
+    by_stem,
     existing_folder,
+    files_in,
     folders,
     match_labels,
     read_csv,
@@ -48,22 +50,8 @@ COLUMN_NAMES = {
 
 def _all_photographs(folder: Path) -> list[Path]:
     """The photographs in a folder and in all folders below it."""
-    own = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    return own + [path for below in folders(folder) for path in _all_photographs(below)]
-
-
-def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Name without suffix -> file, for all photographs at or below a folder."""
-    found: dict[str, Path] = {}
-    for path in _all_photographs(folder):
-        other = found.setdefault(path.stem, path)
-        if other != path:
-            problems.append(f"{path}: {other} has the same name. Keep one of them, or rename one.")
-    return found
+    below = [path for inner in folders(folder) for path in _all_photographs(inner)]
+    return files_in(folder, IMAGE_SUFFIXES) + below
 
 
 def _photograph_name(given: str) -> str:
@@ -102,7 +90,7 @@ def scan_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """
     raw = read_csv(path, "Save it as a CSV file in UTF-8, with the columns image and grade.")
     table = pd.DataFrame({wanted: _column(raw, path, wanted) for wanted in COLUMN_NAMES})
-    if list(raw.columns).count("split") > 1:
+    if sum(bool(re.fullmatch(r"split(\.\d+)?", column)) for column in raw.columns) > 1:  # pandas numbers them
         raise DataError(f"{path} has more than one column split. Delete all of them but one.")
     table["split"] = raw["split"].str.strip().str.lower() if "split" in raw else "train"
     table = table.dropna(subset=["image", "grade"], how="all")
@@ -139,7 +127,7 @@ def _graded_rows(path: Path, folder: Path, problems: list[str], split: str | Non
     Args:
         split: of all of them; None: the CSV's column says it.
     """
-    photographs = _by_name(folder, problems)
+    photographs = by_stem(_all_photographs(folder), problems)
     if not photographs:
         problems.append(f"{folder}: no photographs there ({', '.join(IMAGE_SUFFIXES)}). Copy them into it.")
         return []

@@ -11,6 +11,7 @@ from mtl_utils.errors import DataError
 
 _WORK_SIDE = 512  # the field of view is a large thing: a small picture is enough to find it
 _SMALLEST_SHARE = 0.05
+_STRIP = 10  # so many times as long as wide is no eye
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def field_of_view(image: np.ndarray) -> FieldOfView:
         image: RGB, uint8 (H, W, 3).
 
     Raises:
-        DataError: nothing in the photograph is lit.
+        DataError: nothing in the photograph is lit, or only a strip.
 
     >>> photograph = np.zeros((100, 200, 3), np.uint8)
     >>> photograph[10:90, 50:150] = (180, 90, 40)
@@ -53,6 +54,9 @@ def field_of_view(image: np.ndarray) -> FieldOfView:
     lit = _lit_piece(image)
     down, across = (image.shape[axis] / lit.shape[axis] for axis in (0, 1))
     left, top, box_width, box_height = cv2.boundingRect(lit)
+    short, long = sorted((box_width * across, box_height * down))
+    if long > _STRIP * short:  # its square would take all memory
+        raise DataError("no field of view found: what is lit is a strip. Is it a fundus photograph?")
     return FieldOfView(
         top=int(np.floor(top * down)),
         left=int(np.floor(left * across)),

@@ -142,11 +142,12 @@ def _no_photographs(folder: Path, split: str) -> str:
 def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split in SPLIT_FOLDERS:
-        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES)
+        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES, problems)
         if not photographs:
             problems.append(_no_photographs(folder, split))
         masks = {
-            lesion: files_by_stem(layout.masks(folder, split, lesion), MASK_SUFFIXES) for lesion in LESIONS
+            lesion: files_by_stem(layout.masks(folder, split, lesion), MASK_SUFFIXES, problems)
+            for lesion in LESIONS
         }
         for lesion, files in masks.items():
             if photographs and not files:
@@ -167,7 +168,7 @@ def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
 def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
     rows = []
     for split in SPLIT_FOLDERS:
-        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES)
+        photographs = files_by_stem(layout.photographs(folder, split), IMAGE_SUFFIXES, problems)
         if not photographs:
             problems.append(_no_photographs(folder, split))
             continue
@@ -241,6 +242,8 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture file; whatever goes wrong, here or while its pixels are decoded, becomes a DataError."""
     try:
         with Image.open(path) as image:
+            if image.format == "JPEG" and _ends_in_a_hole(path):
+                raise ValueError("zeros in the place of its end")
             yield image
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
@@ -250,6 +253,17 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         raise DataError(
             f"{path} cannot be read as a picture ({error}): damaged or half copied. Copy it again."
         ) from error
+
+
+_HOLE = bytes(512)
+
+
+def _ends_in_a_hole(path: str | Path) -> bool:
+    """Is this JPEG file one that a download made at its full length and did not fill? Its decoder would take
+    the zeros for grey.
+    """
+    content = Path(path).read_bytes()
+    return content.endswith(_HOLE) and not content.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def read_photograph(path: str | Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,15 +50,25 @@ def find_folder(root: Path, name: str, depth: int = 2) -> Path | None:
     return None
 
 
-def files_by_stem(folder: Path | None, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Stem -> path, without the hidden files ('._IDRiD_01.jpg') that some zip tools leave behind.
-
-    Empty where there is no such folder.
-    """
-    if folder is None or not folder.is_dir():
-        return {}
+def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of some kinds, without the hidden ones ('._IDRiD_01.jpg') that some zip tools leave behind."""
     files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes)
-    return {path.stem: path for path in files if not path.name.startswith(".")}
+    return [path for path in files if not path.name.startswith(".")]
+
+
+def by_stem(files: Sequence[Path], problems: list[str]) -> dict[str, Path]:
+    """Stem -> path. Where two have one, the first counts, and `problems` gets a line."""
+    found: dict[str, Path] = {}
+    for path in files:
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            problems.append(f"{path}: {other} has the same name. Keep one of them, or rename one.")
+    return found
+
+
+def files_by_stem(folder: Path | None, suffixes: tuple[str, ...], problems: list[str]) -> dict[str, Path]:
+    """`by_stem` of the files in a folder; empty where there is no such folder."""
+    return by_stem(files_in(folder, suffixes), problems) if folder is not None and folder.is_dir() else {}
 
 
 def read_csv(path: Path, remedy: str) -> pd.DataFrame:
@@ -66,14 +77,32 @@ def read_csv(path: Path, remedy: str) -> pd.DataFrame:
     Row i stands on line i + 2 of the file: empty lines are kept.
 
     Raises:
-        DataError: this is no CSV file; the message ends with `remedy`.
+        DataError: this is no CSV file, or a row has more cells than the header; the message ends with
+            `remedy`.
     """
     try:
-        raw = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True, skip_blank_lines=False)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raw = pd.read_csv(
+            path,
+            dtype=str,
+            index_col=False,
+            skipinitialspace=True,
+            skip_blank_lines=False,
+            keep_default_na=False,  # a photograph may be called 'NA'
+            na_values=[""],
+        )
+        _no_surplus(path, len(raw.columns))
+    except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
         raise DataError(f"{path} is not a readable CSV file ({error}). {remedy}") from error
     raw.columns = [str(column).strip().lower() for column in raw.columns]
     return raw
+
+
+def _no_surplus(path: Path, columns: int) -> None:
+    """pandas drops the cells of a row that the header has no name for."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for row in (lines := csv.reader(file)):
+            if any(cell.strip() for cell in row[columns:]):
+                raise ValueError(f"line {lines.line_num} has more cells than the header")
 
 
 def whole_numbers(texts: pd.Series, allowed: Sequence[int]) -> pd.Series:

@@ -66,7 +66,9 @@ def fingerprint(table: pd.DataFrame) -> str:
     """Sixteen hex digits that change when any photograph, mask or label of a data set changes."""
     digest = hashlib.sha256()
     for row in table.itertuples():
-        digest.update(f"{row.part}/{row.split}/{row.name}/{row.grade}/{row.dme}".encode())
+        digest.update(
+            f"{row.part}/{row.split}/{row.name}/{row.grade}/{row.dme}".encode(errors="surrogateescape")
+        )
         for column in ("image", *LESIONS):
             path = getattr(row, column)
             digest.update(Path(path).read_bytes() if pd.notna(path) else b"-")
@@ -311,7 +313,7 @@ def prepare(
         table = with_graded(table, read_graded(graded))
     synthetic = any(is_synthetic(folder) for folder in (root, masked, graded) if folder is not None)
     mark = fingerprint(table)
-    out = Path(out).expanduser() if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
+    out = Path(out).expanduser().resolve() if out else cache_dir() / f"working-copy-{mark}-{size}-v{FORMAT}"
     part = out.with_name(f"{out.name}.{mark}-{size}-v{FORMAT}{UNFINISHED}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

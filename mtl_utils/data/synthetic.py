@@ -35,7 +35,7 @@ from mtl_utils.lesions import GRADES
 
 VERSION = 1  # raise it when the drawing changes: sets of another version are not taken for this one
 MARKER = "synthetic.json"
-SMALLEST_SIZE = 64
+SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
 
 # How often each grade comes in IDRiD: part B's two splits, and those photographs of part A that part B
 # grades.
@@ -283,10 +283,10 @@ def write_synthetic(
         MTLError: `root` holds something else, or a number is too small.
     """
     root = Path(root).expanduser().resolve()
-    if size < SMALLEST_SIZE or seed < 0 or min(*n_a, *n_b) < 1:
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE or seed < 0 or min(*n_a, *n_b) < 1:
         raise MTLError(
-            f"a synthetic set needs size >= {SMALLEST_SIZE}, seed >= 0 and a photograph in each split; "
-            f"got size={size}, seed={seed}, n_a={tuple(n_a)}, n_b={tuple(n_b)}"
+            f"a synthetic set needs a size from {SMALLEST_SIZE} to {LARGEST_SIZE}, seed >= 0 and a "
+            f"photograph in each split; got size={size}, seed={seed}, n_a={tuple(n_a)}, n_b={tuple(n_b)}"
         )
     parameters = {"version": VERSION, "size": size, "seed": seed, "n_a": list(n_a), "n_b": list(n_b)}
     if _is_there(root, parameters):

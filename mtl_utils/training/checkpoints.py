@@ -1,12 +1,17 @@
-"""Reading checkpoints, always with `weights_only=True`: data, never code."""
+"""Writing checkpoints, whole or not at all, and reading them, always with `weights_only=True`: data, never
+code.
+"""
 
 from __future__ import annotations
 
+import io
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from mtl_utils.errors import MTLError
@@ -17,6 +22,56 @@ from mtl_utils.systems.pldmlt import LabelUpdate
 from mtl_utils.training.config import Config, build_network
 
 
+def run_folder(folder: str | Path) -> Path:
+    """A run's folder, made where it is not there. Asked before the training, not after its first epoch.
+
+    Raises:
+        MTLError: it cannot be written, or Lightning would take its name for an address ('::').
+    """
+    folder = Path(folder).expanduser()
+    if "::" in str(folder):
+        raise MTLError(f"{folder}: a run's folder has no '::' in its name. Give another.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MTLError(f"{folder} cannot be written ({error.strerror}). Give another folder.") from error
+    return folder
+
+
+def write_state(state: dict, path: str | Path) -> None:
+    """Write a checkpoint beside its place and move it there: a kill or a full disk leaves the earlier one.
+
+    Raises:
+        MTLError: it cannot be written.
+    """
+    path = Path(path)
+    half = path.with_suffix(".part")
+    content = io.BytesIO()
+    torch.save(state, content)  # not into the file: torch would say nothing of a full disk
+    try:
+        half.write_bytes(content.getbuffer())
+        half.replace(path)
+    except OSError as error:
+        raise MTLError(
+            f"{path} cannot be written ({error.strerror}). Make room; with --resume the run goes on after "
+            "its last whole epoch."
+        ) from error
+    finally:
+        half.unlink(missing_ok=True)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's own way leads over the system's folder for temporary files. From another disk a file cannot
+    be moved: it is copied, over the good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_state(checkpoint, path)
+
+
 def load_state(checkpoint: str | Path) -> dict:
     """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint, code;
     of a run with pseudo grades also pseudo_digest and labels, of one that measured conflict its
@@ -25,7 +80,7 @@ def load_state(checkpoint: str | Path) -> dict:
     Raises:
         MTLError: no such file, or it is damaged.
     """
-    path = Path(checkpoint)
+    path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise MTLError(f"no checkpoint {path}. Train one with 'mtl train', or check the path.")
     try:
@@ -45,7 +100,19 @@ def network_state(state: dict) -> dict[str, torch.Tensor]:
 
 
 def config_from(state: dict) -> Config:
-    return _config(state["config"])
+    """The configuration in what `load_state` gave.
+
+    Raises:
+        MTLError: there is none that this version of the course understands.
+    """
+    try:
+        return _config(state["config"])
+    except MTLError:
+        raise
+    except Exception as error:  # a file of anybody can hold anything
+        raise MTLError(
+            f"the checkpoint's settings are none of this version of the course: {error}"
+        ) from error
 
 
 _PARTS = {"label_update": LabelUpdate, "hierarchy": Hierarchy, "lesion_network": Config}
@@ -117,10 +184,16 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> tuple[nn.Mo
     never code.
 
     Raises:
-        MTLError: no such file, or it is damaged.
+        MTLError: no such file, it is damaged, or its weights do not fit its settings.
     """
     state = load_state(checkpoint)
     config = config_from(state)
     network = build_network(replace(config, encoder_weights=None))
-    network.load_state_dict(network_state(state))
+    try:
+        network.load_state_dict(network_state(state))
+    except RuntimeError as error:
+        raise MTLError(
+            f"{checkpoint}: its weights do not fit its settings; was it made by another version of the "
+            f"course? {str(error)[:300]}"
+        ) from error
     return network.to(device or default_device()).eval(), config

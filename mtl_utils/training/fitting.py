@@ -36,7 +36,15 @@ from mtl_utils.pseudo_grades import PseudoGrades
 from mtl_utils.runtime import default_device, seed_everything
 from mtl_utils.systems.baselines import DILATED
 from mtl_utils.training.balanced import BalancedModule
-from mtl_utils.training.checkpoints import config_from, load_model, load_state, network_state
+from mtl_utils.training.checkpoints import (
+    WholeCheckpoints,
+    config_from,
+    load_model,
+    load_state,
+    network_state,
+    run_folder,
+    write_state,
+)
 from mtl_utils.training.config import (
     BEST_ACCURACY,
     BEST_LOSS,
@@ -150,6 +158,8 @@ def _trainer(config: Config, devices: int = 1, nodes: int = 1, **settings) -> L.
     # With deterministic algorithms torch also fills each new tensor with NaN, to show who reads what nobody
     # wrote: half of all kernels of a step on a GPU.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    settings |= trainer_settings(devices, nodes)
+    settings["plugins"] = [WholeCheckpoints(), *settings.get("plugins", ())]
     return L.Trainer(
         accelerator="gpu" if default_device() == "cuda" else "cpu",
         precision=precision(config.system, config.own_backward),
@@ -157,7 +167,6 @@ def _trainer(config: Config, devices: int = 1, nodes: int = 1, **settings) -> L.
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        **trainer_settings(devices, nodes),
         **settings,
     )
 
@@ -209,9 +218,9 @@ def fit(
     Raises:
         MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
             or learned from other data, or `first` or `pseudo` does not fit, or the run cannot be shared out
-            (`distributed.check_processes`).
+            (`distributed.check_processes`), or `folder` cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     last = folder / f"{LAST}.ckpt"
     _pseudo_fits(config, copy, pseudo)
     parts = config.parts(copy.table)
@@ -221,6 +230,7 @@ def fit(
     if first is not None and not config.builds_on_first:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     _data_fits(config, copy, parts)
+    run_folder(folder)
     if config.members > 1:
         if not earlier.empty:  # joined last, so all are there
             return FitResult(folder, config, earlier, float(earlier.seconds.sum()))
@@ -314,9 +324,7 @@ def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path)
         "data_fingerprint": states[0]["data_fingerprint"],
         "code": list(dict.fromkeys(version for state in states for version in state["code"] or ())),
     }
-    half = path.with_suffix(".part")
-    torch.save(joined, half)
-    half.replace(path)
+    write_state(joined, path)
 
 
 def _module(

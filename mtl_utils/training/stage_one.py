@@ -37,7 +37,7 @@ def stage_one(
     Raises:
         MTLError: a configuration that would learn from photographs that it shall grade, or what `fit` raises.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for config in configs:
         if config.protocol != "clean-folds" or config.tasks != ("grading",):
             raise MTLError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -81,15 +82,17 @@ def read_csv(path: Path, remedy: str) -> pd.DataFrame:
             `remedy`.
     """
     try:
-        raw = pd.read_csv(
-            path,
-            dtype=str,
-            index_col=False,
-            skipinitialspace=True,
-            skip_blank_lines=False,
-            keep_default_na=False,  # a photograph may be called 'NA'
-            na_values=[""],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of what `_no_surplus` asks
+            raw = pd.read_csv(
+                path,
+                dtype=str,
+                index_col=False,
+                skipinitialspace=True,
+                skip_blank_lines=False,
+                keep_default_na=False,  # a photograph may be called 'NA'
+                na_values=[""],
+            )
         _no_surplus(path, len(raw.columns))
     except (OSError, ValueError, csv.Error, pd.errors.ParserError) as error:
         raise DataError(f"{path} is not a readable CSV file ({error}). {remedy}") from error

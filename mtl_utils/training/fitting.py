@@ -230,7 +230,6 @@ def fit(
     if first is not None and not config.builds_on_first:
         raise MTLError(f"{config.name} has no network that comes before: leave out {first}")
     _data_fits(config, copy, parts)
-    run_folder(folder)
     if config.members > 1:
         if not earlier.empty:  # joined last, so all are there
             return FitResult(folder, config, earlier, float(earlier.seconds.sum()))
@@ -243,6 +242,7 @@ def fit(
     if _finished(earlier, config):
         seconds = before + float(earlier.seconds.sum())
         return FitResult(folder, config, earlier, seconds, first, labels, pseudo, devices, nodes)
+    run_folder(folder)
     seed_everything(config.draws_seed)
     network = build_network(config)
     if config.system == "mtunet-b":

@@ -269,6 +269,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path
     assert run_folder("~/run") == tmp_path / "run"
 
 
+def test_a_finished_run_may_lie_where_nothing_can_be_written(undisturbed, synthetic_copy, monkeypatch):
+    def refused(folder):
+        raise MTLError(f"{folder} cannot be written")
+
+    monkeypatch.setattr(fitting, "run_folder", refused)
+    again = fit(undisturbed.config, synthetic_copy, undisturbed.folder, resume=True, progress=False)
+    assert again.history.equals(undisturbed.history)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

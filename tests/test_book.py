@@ -80,6 +80,18 @@ def test_a_small_book_builds(small_book: Path) -> None:
     assert "<msup>" in page, "equations are drawn by the browser"
 
 
+def test_a_chapter_is_executed_once(small_book: Path) -> None:
+    """Before Sphinx, which finds its outputs kept, and not again by a second build."""
+    runs = small_book / "runs.txt"
+    write_chapter(
+        small_book,
+        f"import matplotlib.pyplot as plt\nprint('run', file=open({str(runs)!r}, 'a'))\nplt.plot([1, 2]);",
+    )
+    for _ in range(2):
+        assert build_book(small_book, small_book) == []
+    assert runs.read_text() == "run\n"
+
+
 def test_a_second_build_says_the_warning_again(small_book: Path) -> None:
     with (small_book / "index.md").open("a") as page:
         page.write("\n[nowhere](nowhere.md)\n")
@@ -91,7 +103,7 @@ def test_a_second_build_says_the_warning_again(small_book: Path) -> None:
 def test_a_failing_cell_stops_the_build(small_book: Path) -> None:
     write_chapter(small_book, "1 / 0")
     (problem,) = build_book(small_book, small_book)
-    assert "exit status" in problem
+    assert "chapter.ipynb" in problem and "ZeroDivisionError" in problem
 
 
 # What decides whether kept outputs are used again

@@ -1,7 +1,9 @@
 """Build the book and check what came out: `make book`.
 
-Three things that `jupyter-book build` does not do by itself:
+Four things that `jupyter-book build` does not do by itself:
 
+- it executes one chapter after the other: here they are executed before it, one on each core, and it finds
+  their outputs kept;
 - it keeps the outputs of executed chapters until a chapter's own code changes, and sees no change of the
   library: here the kept outputs are dropped when anything changes that they depend on (`outputs_key`);
 - it says a warning only when it reads a page for the first time, so a second `-W` build would succeed: here
@@ -17,13 +19,20 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from check_book import check_book
+import yaml
+from check_book import chapters, check_book
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
+from tqdm.auto import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPENDS_ON = ("mtl_utils", "book/results", "constraints.txt")
 SETTINGS = ("MTL_PROFILE", "MTL_DATA")
+MOST_AT_ONCE = 4  # a chapter that trains takes one to two gigabytes
 
 
 def outputs_key(root: Path = ROOT) -> str:
@@ -49,6 +58,33 @@ def forget_stale_outputs(build: Path, key: str) -> None:
         noted.write_text(key)
 
 
+def execute_chapters(root: Path, kept: Path) -> list[str]:
+    """Execute the chapters that have no outputs in `kept`, several at a time; returns what failed."""
+    cache = get_cache(kept)
+    paths = [str(path) for name in chapters(root) if (path := root / f"{name}.ipynb").exists()]
+    for path in paths:
+        cache.add_nb_to_project(path)
+    without = {record.uri for record in cache.list_unexecuted()}
+    waiting = [path for path in paths if path in without]
+    cores = os.cpu_count() or 1
+    workers = max(1, min(len(waiting), cores, MOST_AT_ONCE))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
+    timeout = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
+    with ProcessPoolExecutor(workers) as pool:
+        done = pool.map(partial(_execute, kept, timeout), waiting)
+        failures = list(tqdm(done, "chapters", len(waiting), disable=not waiting))
+    return [f"{path}: {failure}" for path, failure in zip(waiting, failures) if failure]
+
+
+def _execute(kept: Path, timeout: int, path: str) -> str:
+    """Execute one chapter and keep its outputs; returns the traceback of a cell that failed, else ''."""
+    cache = get_cache(kept)
+    result = load_executor("local-serial", cache).run_and_cache(filter_uris=[path], timeout=timeout)
+    if result.succeeded:
+        return ""
+    return cache.get_project_record(path).traceback or "could not be executed; the reason stands above"
+
+
 def build_book(root: Path, out: Path) -> list[str]:
     """Build the book of `root` into `out/_build/html`; returns what is wrong with it, `[]` if nothing."""
     build = out / "_build"
@@ -62,8 +98,10 @@ def build_book(root: Path, out: Path) -> list[str]:
         str(out),
     ]
     # A reader's own MPLBACKEND would keep the figures out of the chapters.
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    code = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], env=environment).returncode
+    os.environ.pop("MPLBACKEND", None)
+    if failures := execute_chapters(root, build / ".jupyter_cache"):
+        return failures
+    code = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"]).returncode
     if code != 0:
         return [f"jupyter-book ended with exit status {code}; the reason stands above"]
     if not (build / "html" / "index.html").is_file():

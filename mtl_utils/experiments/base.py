@@ -60,5 +60,5 @@ SMOKE = {
     "batch_size": 4,
     "epochs": 2,
     "rounds": 1,
-    "steps_per_epoch": 4,
+    "steps_per_epoch": 2,
 }

@@ -544,7 +544,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             **SIZES[DEEPMT_DR]["cpu"],
             **square(128),
             "epochs": 2,
-            "steps_per_epoch": 10,
+            "steps_per_epoch": 7,
             "hierarchy": {**SIZES[DEEPMT_DR]["cpu"]["hierarchy"], "first_epochs": 3},
         },
         "gpu": {**SIZES[DEEPMT_DR]["gpu"], **square(512), "epochs": 4, "hierarchy": {"first_epochs": 4}},

@@ -67,7 +67,8 @@ def create_encoder(
 
     Raises:
         HubError: the hub is out of reach, and the weights are not in its cache. Said within seconds.
-        MTLError: unknown encoder, 'bundled' for another encoder, or a file that does not fit.
+        MTLError: unknown encoder, one that takes pictures of one size only, 'bundled' for another encoder, or
+            a file that does not fit.
     """
     weights = None if encoder_weights in (None, "none") else str(encoder_weights)
     if weights == "imagenet":
@@ -107,13 +108,32 @@ def _get_encoder(encoder_name: str, weights: str | bool | None, depth: int) -> n
         raise MTLError(f"no encoder {encoder_name!r}: a name has letters, digits, '-', '_' and '.' only")
     try:
         encoder = smp.encoders.get_encoder(encoder_name, depth=depth, weights=weights)
-        return depthwise_in_full_precision(encoder)
     except ValueError as error:  # smp: a transformer without maps from 1/2 to 1/32 of the side
         raise MTLError(f"encoder {encoder_name!r} fits no U-Net: {error}") from error
     except (KeyError, RuntimeError) as error:
         if "encoder" in str(error) or "model" in str(error).lower():
             raise MTLError(f"no encoder {encoder_name!r}: {error}") from error
         raise
+    if encoder_name.startswith("tu-"):
+        _refuse_one_size_only(encoder_name, encoder)
+    return depthwise_in_full_precision(encoder)
+
+
+@torch.no_grad()
+def _refuse_one_size_only(encoder_name: str, encoder: nn.Module) -> None:
+    """Some transformers take the pictures of their own training only. Tried, not believed: of those that timm
+    marks so, some do take others.
+    """
+    settings = encoder.model.pretrained_cfg
+    if settings.get("fixed_input_size"):
+        channels, height, width = settings["input_size"]
+        try:
+            encoder.eval()(torch.zeros(1, channels, 2 * height, 2 * width))
+        except (AssertionError, RuntimeError) as error:
+            raise MTLError(
+                f"encoder {encoder_name!r} takes pictures of {height} x {width} only: {error}"
+            ) from error
+        encoder.train()
 
 
 def _hub_answers() -> bool:

@@ -130,6 +130,12 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
         main()
 
 
+def test_a_name_of_odd_bytes_is_printed_and_no_traceback(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xe9cole")  # Latin-1 on a disk whose names are UTF-8
+    run = mtl("data", "check", folder)
+    assert run.returncode == 2 and r"\udce9cole" in run.stderr and "Traceback" not in run.stderr
+
+
 def test_ctrl_c_stops_with_status_130_and_the_next_run_goes_on(synthetic_root, tmp_path):
     out = tmp_path / "copy"
     command = [*MTL, "data", "prepare", str(synthetic_root), "--size", "2048", "--out", str(out)]

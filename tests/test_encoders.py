@@ -173,6 +173,13 @@ def test_what_is_no_encoder_is_refused_at_once(name):
         create_encoder(name, None)
 
 
+def test_a_transformer_that_takes_one_size_only_is_refused():
+    """Both are marked by timm as such; one of them takes other sizes all the same."""
+    with pytest.raises(MTLError, match=r"swin_tiny.* takes pictures of 224 x 224 only"):
+        create_encoder("tu-swin_tiny_patch4_window7_224", None)
+    assert create_encoder("tu-twins_svt_small", None).network.training
+
+
 @pytest.mark.parametrize("state", [{1: torch.zeros(2)}, {"state_dict": None}, [1]])
 def test_a_file_without_names_of_weights_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "weights.pt")

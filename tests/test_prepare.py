@@ -430,6 +430,14 @@ def test_without_a_folder_the_copy_goes_to_the_cache(synthetic_root, tmp_path, m
     assert copy.folder != prepare(synthetic_root, SIZE + 16, progress=False).folder
 
 
+def test_the_folder_at_hand_may_become_the_copy(synthetic_root, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert prepare(synthetic_root, SIZE, ".", progress=False).folder == here
+    assert len(WorkingCopy.open(here).table) == len(read_idrid(synthetic_root))
+
+
 # --- how fast it is -----------------------------------------------------------------------------------------
 
 

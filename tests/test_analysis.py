@@ -230,6 +230,16 @@ def test_temperature_finds_what_was_done_to_the_logits() -> None:
     assert errors[1] < 0.03 < 0.1 < errors[0]
 
 
+def test_the_middle_grade_costs_least() -> None:
+    """Against every grade tried out, its expected squared distance by hand."""
+    grades = np.arange(5)
+    _, probabilities = chances(300, 11)
+    costs = np.array([[(row * (named - grades) ** 2).sum() for named in grades] for row in probabilities])
+    assert (analysis.middle_grade(probabilities) == costs.argmin(axis=1)).all()
+    half = np.array([[0, 0.5, 0.5, 0, 0], [0.7, 0, 0, 0, 0.3], [0, 0, 0, 0, 1]])
+    assert analysis.middle_grade(half).tolist() == [2, 1, 4]
+
+
 def test_temperature_keeps_every_answer() -> None:
     _, probabilities = chances(200, 4)
     for temperature in (0.3, 2.5):

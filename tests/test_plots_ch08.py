@@ -92,6 +92,14 @@ def test_observed_errors_stand_in_the_histogram() -> None:
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 101
 
 
+def test_each_run_is_a_point_in_the_panel_of_its_photographs() -> None:
+    table = pd.DataFrame({"accuracy": [-0.1, 0.02], "QWK": [0.05, 0.01]})
+    figure = plots.changes_by_rule({"validation": table, "test": table.head(1)}, "IDRiD")
+    assert titles(figure)[:2] == ["validation, 2 runs", "test, 1 runs"]
+    left, right = (ax.collections[0].get_offsets() for ax in figure.axes)
+    assert np.allclose(left, [[-0.1, 0.05], [0.02, 0.01]]) and len(right) == 1
+
+
 # Heat
 
 

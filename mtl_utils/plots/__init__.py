@@ -5,6 +5,7 @@ Functions draw into a new figure and return it; the notebook shows what it gets.
 
 from mtl_utils.plots.analysis import (
     case_sheet,
+    changes_by_rule,
     confusion_with_intervals,
     counts_by_grade,
     curves_through_thresholds,

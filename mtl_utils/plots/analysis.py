@@ -194,6 +194,30 @@ def errors_by_chance(chance: np.ndarray, observed: Mapping[str, float], title: s
     return figure
 
 
+def changes_by_rule(changes: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """What another rule to name a grade does to accuracy and kappa: a point per run, a panel per kind of
+    photographs.
+
+    Args:
+        changes: name of a panel -> a row per run, columns `accuracy` and `QWK`, the changes. May be empty.
+        title: of the figure; names the data.
+    """
+    figure, axes = plt.subplots(
+        1, len(changes), figsize=(4.2 * len(changes), 4.2), layout="constrained", sharex=True, sharey=True
+    )
+    for ax, (name, table), (colour, marker) in zip(np.atleast_1d(axes), changes.items(), LOOKS, strict=False):
+        for line in (ax.axhline, ax.axvline):
+            line(0, color=PLAIN, linewidth=1)
+        ax.scatter(table.accuracy, table.QWK, s=36, color=colour, marker=marker, alpha=0.6, edgecolors="none")
+        ax.set(xlabel="change of the accuracy", title=f"{name}, {len(table)} runs")
+        ax.grid(color="#EEEEEE")
+        ax.set_axisbelow(True)
+        open_frame(ax)
+    np.atleast_1d(axes)[0].set_ylabel("change of the quadratic weighted kappa")
+    figure.suptitle(title)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------- heat on lesions
 def heat_beside_lesions(
     images: Sequence[np.ndarray],

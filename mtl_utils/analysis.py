@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from mtl_utils.errors import MTLError
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
-from mtl_utils.metrics import Weighted, confusion, with_intervals
+from mtl_utils.metrics import Weighted, confusion, grading_metrics, with_intervals
 
 PROBABILITIES = [f"p{grade}" for grade in GRADES]
 """Columns of a table of graded photographs."""
@@ -261,6 +261,21 @@ def middle_grade(probabilities: np.ndarray) -> np.ndarray:
     """
     mean = np.asarray(probabilities, float) @ np.array(GRADES)
     return np.floor(mean.round(9) + 0.5).astype(int)
+
+
+def scores_by_rule(per_photograph: Sequence[Mapping] | pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and quadratic weighted kappa of the same probabilities, if the likeliest grade is named and if
+    the middle one is.
+
+    Returns:
+        Rows `likeliest` and `middle`, columns `accuracy` and `QWK` (NaN where all is one grade).
+    """
+    table = graded(per_photograph)
+    middle = np.eye(len(GRADES))[middle_grade(table[PROBABILITIES])]
+    named = {"likeliest": table[PROBABILITIES].to_numpy(), "middle": middle}
+    found = {rule: grading_metrics(table.grade, chances) for rule, chances in named.items()}
+    shown = {"grading/accuracy": "accuracy", "grading/qwk": "QWK"}
+    return pd.DataFrame(found).T.reindex(columns=list(shown)).rename(columns=shown)
 
 
 def fit_temperature(grades: Sequence[int], probabilities: np.ndarray) -> float:

@@ -240,6 +240,20 @@ def test_the_middle_grade_costs_least() -> None:
     assert analysis.middle_grade(half).tolist() == [2, 1, 4]
 
 
+def test_two_rules_for_the_same_probabilities() -> None:
+    """Against scikit-learn; the middle of the second photograph is 2, its likeliest grade 0."""
+    probabilities = [[0.9, 0.1, 0, 0, 0], [0.4, 0, 0.3, 0.3, 0], [0, 0, 0.2, 0.2, 0.6], [0, 0.1, 0.9, 0, 0]]
+    rows = [
+        {"name": str(place), "task": "grading", "grade": grade} | {f"p{g}": p for g, p in enumerate(row)}
+        for place, (grade, row) in enumerate(zip([0, 2, 4, 2], probabilities, strict=True))
+    ]
+    found = analysis.scores_by_rule(rows)
+    assert found.accuracy.to_dict() == {"likeliest": 0.75, "middle": 0.75}
+    for rule, named in (("likeliest", [0, 0, 4, 2]), ("middle", [0, 2, 3, 2])):
+        expected = cohen_kappa_score([0, 2, 4, 2], named, labels=range(5), weights="quadratic")
+        assert found.QWK[rule] == pytest.approx(expected)
+
+
 def test_temperature_keeps_every_answer() -> None:
     _, probabilities = chances(200, 4)
     for temperature in (0.3, 2.5):

@@ -81,7 +81,7 @@ def test_a_small_book_builds(small_book: Path) -> None:
 
 
 def test_a_chapter_is_executed_once(small_book: Path) -> None:
-    """Before Sphinx, which finds its outputs kept, and not again by a second build."""
+    """Sphinx finds its outputs kept, and so does a second build."""
     runs = small_book / "runs.txt"
     write_chapter(
         small_book,

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 DEPENDS_ON = ("mtl_utils", "book/results", "constraints.txt")
 SETTINGS = ("MTL_PROFILE", "MTL_DATA")
-MOST_AT_ONCE = 4  # a chapter that trains takes one to two gigabytes
+MOST_AT_ONCE = 4  # a chapter takes up to two gigabytes (07: 1.8)
 
 
 def outputs_key(root: Path = ROOT) -> str:
@@ -66,13 +66,15 @@ def execute_chapters(root: Path, kept: Path) -> list[str]:
         cache.add_nb_to_project(path)
     without = {record.uri for record in cache.list_unexecuted()}
     waiting = [path for path in paths if path in without]
+    if not waiting:
+        return []
     cores = os.cpu_count() or 1
-    workers = max(1, min(len(waiting), cores, MOST_AT_ONCE))
+    workers = min(len(waiting), cores, MOST_AT_ONCE)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
     timeout = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
     with ProcessPoolExecutor(workers) as pool:
         done = pool.map(partial(_execute, kept, timeout), waiting)
-        failures = list(tqdm(done, "chapters", len(waiting), disable=not waiting))
+        failures = list(tqdm(done, "chapters", len(waiting)))
     return [f"{path}: {failure}" for path, failure in zip(waiting, failures) if failure]
 
 

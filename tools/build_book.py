@@ -2,8 +2,8 @@
 
 Four things that `jupyter-book build` does not do by itself:
 
-- it executes one chapter after the other: here they are executed before it, one on each core, and it finds
-  their outputs kept;
+- it executes one chapter after the other: here they are executed before it, two at a time, and it finds their
+  outputs kept;
 - it keeps the outputs of executed chapters until a chapter's own code changes, and sees no change of the
   library: here the kept outputs are dropped when anything changes that they depend on (`outputs_key`);
 - it says a warning only when it reads a page for the first time, so a second `-W` build would succeed: here
@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 DEPENDS_ON = ("mtl_utils", "book/results", "constraints.txt")
 SETTINGS = ("MTL_PROFILE", "MTL_DATA")
-MOST_AT_ONCE = 4  # a chapter takes up to two gigabytes (07: 1.8)
+MOST_AT_ONCE = 2  # a chapter took up to 2.9 GiB on 2026-11-28, and README asks for 8
 
 
 def outputs_key(root: Path = ROOT) -> str:
@@ -59,7 +59,7 @@ def forget_stale_outputs(build: Path, key: str) -> None:
 
 
 def execute_chapters(root: Path, kept: Path) -> list[str]:
-    """Execute the chapters that have no outputs in `kept`, several at a time; returns what failed."""
+    """Execute the chapters that have no outputs in `kept`, two at a time; returns what failed."""
     cache = get_cache(kept)
     paths = [str(path) for name in chapters(root) if (path := root / f"{name}.ipynb").exists()]
     for path in paths:

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+COURSE := --constraint constraints.txt --editable ".[book,test]"
 
 .PHONY: help book test lab clean publish-url
 
@@ -16,7 +17,10 @@ help:
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book,test]"
+	@# uv unpacks with all cores, several times as fast as pip. Where only pip is told of a registry, pip does it.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv \
+	&& $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(COURSE) \
+	|| $(BIN)/python -m pip install --quiet $(COURSE)
 	touch $@
 
 book: $(STAMP)

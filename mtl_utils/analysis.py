@@ -39,12 +39,47 @@ def graded(per_photograph: Sequence[Mapping] | pd.DataFrame) -> pd.DataFrame:
     (2, 0.9, True)
     """
     table = _of_task(per_photograph, "grading").reindex(columns=["grade", *PROBABILITIES]).astype(float)
-    chances = table[PROBABILITIES].to_numpy()
-    table["grade"] = table.grade.astype(int)
-    table["predicted"] = chances.argmax(axis=1)
+    return _answered(table.grade.astype(int), table[PROBABILITIES])
+
+
+def _answered(grade: pd.Series, chances: pd.DataFrame) -> pd.DataFrame:
+    """The table of `graded`."""
+    table = chances.copy()
+    table.insert(0, "grade", grade)
+    table["predicted"] = chances.to_numpy().argmax(axis=1)
     table["confidence"] = chances.max(axis=1)
     table["right"] = table.predicted == table.grade
     return table
+
+
+def ensemble(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several networks as one: the mean of their probabilities (Lakshminarayanan et al., 2017).
+
+    Args:
+        answers: a table as from `graded` for each network, of the same photographs.
+
+    Returns:
+        A table as from `graded`.
+
+    Raises:
+        MTLError: the tables are of different photographs, or name different grades for one.
+    """
+    grade = answers[0].grade
+    if not all(grade.equals(table.grade) for table in answers):
+        raise MTLError(
+            "the networks of an ensemble must have graded the same photographs, with the same grades"
+        )
+    return _answered(grade, sum(table[PROBABILITIES] for table in answers) / len(answers))
+
+
+def cross_entropy(grades: Sequence[int], probabilities: np.ndarray) -> float:
+    """Mean of -ln(probability of the true grade). `probabilities` (N, 5) may hold zeros, rounded in a record.
+
+    >>> cross_entropy([0, 4], np.array([[0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 1]])).__round__(3)
+    0.347
+    """
+    rows = np.arange(len(grades))
+    return float(-np.log(np.asarray(probabilities, float)[rows, np.asarray(grades, int)].clip(1e-12)).mean())
 
 
 def drawn(per_photograph: Sequence[Mapping] | pd.DataFrame) -> pd.DataFrame:
@@ -289,11 +324,9 @@ def fit_temperature(grades: Sequence[int], probabilities: np.ndarray) -> float:
     Returns:
         Between 1/20 and 20, where the search ends: a network that is always right wants to be ever surer.
     """
-    rows = np.arange(len(grades))
 
     def loss(log_temperature: float) -> float:
-        chances = tempered(probabilities, np.exp(log_temperature))[rows, np.asarray(grades, int)]
-        return -np.log(chances).mean()
+        return cross_entropy(grades, tempered(probabilities, np.exp(log_temperature)))
 
     edge = np.log(20)
     return float(np.exp(minimize_scalar(loss, bounds=(-edge, edge), method="bounded").x))

@@ -254,6 +254,35 @@ def test_two_rules_for_the_same_probabilities() -> None:
         assert found.QWK[rule] == pytest.approx(expected)
 
 
+def test_an_ensemble_by_hand() -> None:
+    def answers(*rows: list[float]) -> pd.DataFrame:
+        return analysis.graded(
+            [
+                {"name": name, "task": "grading", "grade": grade} | {f"p{g}": p for g, p in enumerate(row)}
+                for name, grade, row in zip("ba", (2, 0), rows, strict=True)
+            ]
+        )
+
+    one = answers([0.6, 0, 0.4, 0, 0], [1, 0, 0, 0, 0])
+    other = answers([0, 0.3, 0.7, 0, 0], [0.2, 0, 0, 0, 0.8])
+    found = analysis.ensemble([one, other])
+    assert found.index.tolist() == ["a", "b"] and found.columns.equals(one.columns)
+    assert np.allclose(found.loc["b", analysis.PROBABILITIES].astype(float), [0.3, 0.15, 0.55, 0, 0])
+    assert found.predicted.tolist() == [0, 2] and found.right.all()
+    assert np.allclose(found.confidence, [0.6, 0.55])
+    with pytest.raises(MTLError, match="the same photographs"):
+        analysis.ensemble([one, other.iloc[:1]])
+    with pytest.raises(MTLError, match="the same grades"):
+        analysis.ensemble([one, other.assign(grade=3)])
+
+
+def test_the_cross_entropy_is_that_of_scikit_learn() -> None:
+    grades, probabilities = chances(60, 3)
+    expected = log_loss(grades, probabilities, labels=range(5))
+    assert analysis.cross_entropy(grades, probabilities) == pytest.approx(expected)
+    assert np.isfinite(analysis.cross_entropy([1], np.array([[1.0, 0, 0, 0, 0]])))  # rounded in a record
+
+
 def test_temperature_keeps_every_answer() -> None:
     _, probabilities = chances(200, 4)
     for temperature in (0.3, 2.5):

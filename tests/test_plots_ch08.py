@@ -100,6 +100,20 @@ def test_each_run_is_a_point_in_the_panel_of_its_photographs() -> None:
     assert np.allclose(left, [[-0.1, 0.05], [0.02, 0.01]]) and len(right) == 1
 
 
+def test_the_ensemble_stands_in_the_row_of_its_members() -> None:
+    scores = {
+        "one": pd.DataFrame({"accuracy": [0.5, 0.6, 0.7], "QWK": [0.1, 0.2, 0.3]}),
+        "two": pd.DataFrame({"accuracy": [0.4, 0.3], "QWK": [0.5, 0.6]}),
+    }
+    figure = plots.members_and_ensemble(scores, "IDRiD")
+    _, crosses, dot = figure.axes[1].lines[:3]
+    assert crosses.get_xdata().tolist() == [0.1, 0.2] and crosses.get_marker() == "x"
+    assert list(dot.get_xdata()) == [0.3] and dot.get_marker() == "o"
+    assert list(figure.axes[0].lines[4].get_ydata()) == [1]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["one", "two"]
+    assert PENDING in texts(plots.members_and_ensemble({}, "IDRiD"))
+
+
 # Heat
 
 

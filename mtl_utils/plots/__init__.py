@@ -12,6 +12,7 @@ from mtl_utils.plots.analysis import (
     errors_by_chance,
     heat_beside_lesions,
     leak_gains,
+    members_and_ensemble,
     mistake_shares,
     one_right,
     own_and_swapped,

@@ -218,6 +218,36 @@ def changes_by_rule(changes: Mapping[str, pd.DataFrame], title: str) -> Figure:
     return figure
 
 
+def members_and_ensemble(scores: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """A row for each system: crosses for its networks alone, a dot for their ensemble; a panel per score.
+
+    Args:
+        scores: system -> a row per network, the ensemble last; the same columns, the scores, in each. May be
+            empty.
+        title: of the figure; names the data.
+    """
+    names = list(next(iter(scores.values()))) if scores else [""]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(10.5, 1.6 + 0.3 * max(3, len(scores))), layout="constrained", sharey=True
+    )
+    for ax, name in zip(np.atleast_1d(axes), names, strict=True):
+        for line, table in enumerate(scores.values()):
+            *alone, together = table[name]
+            ax.plot(
+                [min(table[name]), max(table[name])], [line, line], color="#DDDDDD", linewidth=2, zorder=0
+            )
+            ax.plot(alone, [line] * len(alone), "x", color=VALIDATION, markersize=6)
+            ax.plot(together, line, "o", color=TRAINING, markersize=7)
+        ax.set(xlabel=name, ylim=(max(1, len(scores)) - 0.4, -0.6))
+        ax.grid(axis="x", alpha=0.3)
+        open_frame(ax)
+        if not scores:
+            _say_pending(ax)
+    np.atleast_1d(axes)[0].set_yticks(range(len(scores)), scores)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------- heat on lesions
 def heat_beside_lesions(
     images: Sequence[np.ndarray],

@@ -65,7 +65,8 @@ def execute_chapters(root: Path, kept: Path) -> list[str]:
     for path in paths:
         cache.add_nb_to_project(path)
     without = {record.uri for record in cache.list_unexecuted()}
-    waiting = [path for path in paths if path in without]
+    # The long ones come late in the course: they begin, so that no core is left alone with one at the end.
+    waiting = [path for path in reversed(paths) if path in without]
     if not waiting:
         return []
     cores = os.cpu_count() or 1

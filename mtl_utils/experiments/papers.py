@@ -544,7 +544,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             **SIZES[DEEPMT_DR]["cpu"],
             **square(128),
             "epochs": 2,
-            "steps_per_epoch": 7,
+            "steps_per_epoch": 5,
             "hierarchy": {**SIZES[DEEPMT_DR]["cpu"]["hierarchy"], "first_epochs": 3},
         },
         "gpu": {**SIZES[DEEPMT_DR]["gpu"], **square(512), "epochs": 4, "hierarchy": {"first_epochs": 4}},
@@ -555,7 +555,7 @@ LESSON_SIZES: dict[str, dict[str, dict]] = {
             **SIZES[PLDMLT_PAPER]["cpu"],
             **square(128),
             "epochs": 3,
-            "steps_per_epoch": 12,
+            "steps_per_epoch": 10,
             # A step of the label update takes as long as three of the network's (its records).
             "label_update": {**SIZES[PLDMLT_PAPER]["cpu"]["label_update"], "steps": 5},
         },

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from skimage.measure import label, regionprops_table
+from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
 from mtl_utils.errors import MTLError
@@ -70,16 +71,6 @@ def ensemble(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
             "the networks of an ensemble must have graded the same photographs, with the same grades"
         )
     return _answered(grade, sum(table[PROBABILITIES] for table in answers) / len(answers))
-
-
-def cross_entropy(grades: Sequence[int], probabilities: np.ndarray) -> float:
-    """Mean of -ln(probability of the true grade). `probabilities` (N, 5) may hold zeros, rounded in a record.
-
-    >>> cross_entropy([0, 4], np.array([[0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 1]])).__round__(3)
-    0.347
-    """
-    rows = np.arange(len(grades))
-    return float(-np.log(np.asarray(probabilities, float)[rows, np.asarray(grades, int)].clip(1e-12)).mean())
 
 
 def drawn(per_photograph: Sequence[Mapping] | pd.DataFrame) -> pd.DataFrame:
@@ -313,6 +304,29 @@ def scores_by_rule(per_photograph: Sequence[Mapping] | pd.DataFrame) -> pd.DataF
     return pd.DataFrame(found).T.reindex(columns=list(shown)).rename(columns=shown)
 
 
+def scores_of_ensemble(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Scores of several networks alone and of their `ensemble`, on the same photographs.
+
+    Returns:
+        A row for each table of `answers`, and the ensemble's last; columns `accuracy`, `QWK` and
+        `cross-entropy`, the mean of -ln(probability of the true grade).
+    """
+    rows = []
+    for table in [*answers, ensemble(answers)]:
+        found = grading_metrics(table.grade, table[PROBABILITIES].to_numpy())
+        whole = tempered(
+            table[PROBABILITIES].to_numpy(), 1.0
+        )  # a record rounds: to zeros, and to sums near 1
+        rows.append(
+            {
+                "accuracy": found["grading/accuracy"],
+                "QWK": found.get("grading/qwk", np.nan),
+                "cross-entropy": log_loss(table.grade, whole, labels=GRADES),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def fit_temperature(grades: Sequence[int], probabilities: np.ndarray) -> float:
     """The temperature under which the true grades of *validation* photographs are most probable (Guo et al.,
     2017): one number for the whole network.
@@ -326,7 +340,7 @@ def fit_temperature(grades: Sequence[int], probabilities: np.ndarray) -> float:
     """
 
     def loss(log_temperature: float) -> float:
-        return cross_entropy(grades, tempered(probabilities, np.exp(log_temperature)))
+        return log_loss(grades, tempered(probabilities, np.exp(log_temperature)), labels=GRADES)
 
     edge = np.log(20)
     return float(np.exp(minimize_scalar(loss, bounds=(-edge, edge), method="bounded").x))

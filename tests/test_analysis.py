@@ -276,11 +276,25 @@ def test_an_ensemble_by_hand() -> None:
         analysis.ensemble([one, other.assign(grade=3)])
 
 
-def test_the_cross_entropy_is_that_of_scikit_learn() -> None:
-    grades, probabilities = chances(60, 3)
-    expected = log_loss(grades, probabilities, labels=range(5))
-    assert analysis.cross_entropy(grades, probabilities) == pytest.approx(expected)
-    assert np.isfinite(analysis.cross_entropy([1], np.array([[1.0, 0, 0, 0, 0]])))  # rounded in a record
+def test_scores_of_networks_and_of_their_ensemble_by_hand() -> None:
+    def answers(*rows: list[float]) -> pd.DataFrame:
+        return analysis.graded(
+            [
+                {"name": str(place), "task": "grading", "grade": grade}
+                | {f"p{g}": p for g, p in enumerate(row)}
+                for place, (grade, row) in enumerate(zip((0, 2), rows, strict=True))
+            ]
+        )
+
+    one = answers([0.5, 0, 0.5, 0, 0], [0.75, 0, 0.25, 0, 0])  # of two equal ones the first is named
+    other = answers([1, 0, 0, 0, 0], [0.25, 0, 0.75, 0, 0])
+    found = analysis.scores_of_ensemble([one, other])
+    assert found.accuracy.tolist() == [0.5, 1, 0.5]
+    by_hand = [-np.log([0.5, 0.25]).mean(), -np.log([1, 0.75]).mean(), -np.log([0.75, 0.5]).mean()]
+    assert np.allclose(found["cross-entropy"], by_hand)
+    assert found.QWK.tolist() == pytest.approx([0, 1, 0])
+    sure_and_wrong = analysis.scores_of_ensemble([answers([0, 1, 0, 0, 0], [0, 0, 1, 0, 0])])
+    assert np.isfinite(sure_and_wrong["cross-entropy"]).all()  # a probability may be rounded to 0 in a record
 
 
 def test_temperature_keeps_every_answer() -> None:

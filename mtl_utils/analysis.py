@@ -282,7 +282,7 @@ def middle_grade(probabilities: np.ndarray) -> np.ndarray:
     Naming grade a costs sum_g p_g (a - g)^2 = (a - mean)^2 + variance, if the cost is the squared distance,
     which quadratic weighted kappa adds up: the nearest to the mean costs least.
 
-    >>> middle_grade(np.array([[0.4, 0, 0.3, 0.3, 0]]))  # the likeliest is 0
+    >>> middle_grade(np.array([[0.4, 0, 0.3, 0, 0.3]]))  # the likeliest is 0, the mean 1.8
     array([2])
     """
     mean = np.asarray(probabilities, float) @ np.array(GRADES)

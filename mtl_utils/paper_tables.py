@@ -152,8 +152,9 @@ comes nearest to the paper's."""
 PAPER_TABLES: dict[str, PaperTable] = {
     "Shared-encoder report, Table 1": PaperTable(
         REPORT,
-        "How many photographs of IDRiD are learned from and judged. Ours take a validation part from "
-        "training, and under the protocol clean leave out photographs that stand in a test split as well.",
+        "How many photographs of IDRiD are learned from and judged. Under the protocol clean ours take a "
+        "validation part from training, and leave out photographs that stand in a test split as well; under "
+        "paper the test photographs are the validation, too.",
         "IDRiD's official split; no validation part.",
         {
             f"{task}: {use}": f"photographs/{name}/{part}"
@@ -200,10 +201,11 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "MTUnet, Table 2": PaperTable(
         MTUNET,
-        "Dice of the lesions: mean and standard deviation of three runs. The paper's networks learned from "
-        "part A's 54 training photographs; its MTUnet also from grades that were made for them. Ours of "
-        "MTUnet learn from part B's graded photographs as well, `mtunet-c-semi` also from masks made for "
-        "them. Whether its Dice is pooled or a mean over photographs the paper does not say; ours is pooled.",
+        "Dice of the lesions: mean of three runs ± what we read as their standard deviation. The paper's "
+        "networks learned from part A's 54 training photographs; its MTUnet also from grades that were made "
+        "for them. Ours of MTUnet learn from part B's graded photographs as well, `mtunet-c-semi` also from "
+        "masks made for them. Whether its Dice is pooled or a mean over photographs the paper does not say; "
+        "ours is pooled.",
         "IDRiD's official split: 27 test photographs of part A. What chose the checkpoint the paper does not "
         "say.",
         {"Red lesions": "segmentation/dice/red", "Yellow lesions": "segmentation/dice/yellow"},
@@ -287,7 +289,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "Fused lesions. The paper's networks learned from IDRiD's part A and DiaRetDB1, ours from part A "
         "alone. Which mean its mDice and mIoU are the paper does not say; without the background they could "
         "not be this high. Ours are the means of lesion and background; beside them two scores that the "
-        "paper does not have.",
+        "paper does not have. Its MTUnet is the semi-supervised one; ours is variant C with the photographs, "
+        "pseudo grades and focal loss of PLDMLT.",
         _FOLDS_PROTOCOL,
         _FUSED_COLUMNS,
         {
@@ -303,7 +306,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
     "PLDMLT, Table 1, grading": PaperTable(
         PLDMLT_PAPER,
         "Accuracy of the grade. Ours: for PLDMLT and MTUnet on the photographs of part A whose grade part B "
-        "tells, for the others on part B's official test split.",
+        "tells, for the others on part B's official test split. These four are MTUnet's baselines (512 px, "
+        "its recipe); the paper has 1024 px for all methods.",
         "Which photographs judged it, and by whose grades, the paper does not say.",
         _ACCURACY_COLUMN,
         {
@@ -337,7 +341,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
     "PLDMLT, Table 2, grading": PaperTable(
         PLDMLT_PAPER,
-        "As Table 1, on DDR.",
+        "As Table 1, on DDR. Of stage 1 the paper names IDRiD's part B only; ours learns the grades of DDR.",
         "Which photographs judged it, and by whose grades, the paper does not say.",
         _ACCURACY_COLUMN,
         {
@@ -355,7 +359,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
         PLDMLT_PAPER,
         "Ablation: masks only (L_S); with pseudo grades (L_C); with the label-update network; with another "
         "weight than 1 for the grades. The paper names neither the data nor the weight: 96.94 fits Table 1's "
-        "96.949, so IDRiD with DiaRetDB1 and 0.8, but its mIoU is 94.06 here and 94.164 there.",
+        "96.949, so IDRiD with DiaRetDB1 and 0.8, but its mIoU is 94.06 here and 94.164 there. In our runs "
+        "it is the entropy term that moves the labels; the look-ahead has next to no weight (chapter 06).",
         _FOLDS_PROTOCOL,
         _FUSED_COLUMNS,
         {
@@ -442,7 +447,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
         DEEPMT_DR,
         "Lesions: area under the ROC curve and average precision, in the paper on DDR, ours on IDRiD. "
         "Whether they are pooled or means over photographs the paper does not say; ours are pooled. The "
-        "paper's HM is our HE, and its HE, the hard exudates, our EX.",
+        "paper's HM is our HE, and its HE, the hard exudates, our EX. Our U-Net learns by cross-entropy, the "
+        "lesion subnet by equation 7.",
         _DDR_PROTOCOL,
         _LESION_COLUMNS,
         {
@@ -523,7 +529,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
         "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
         "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
-        "a healthy eye.",
+        "a healthy eye, and its labels follow the entropy term, not the look-ahead (chapter 06).",
         "",
         {
             "Accuracy": "grading/accuracy",

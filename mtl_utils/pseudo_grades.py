@@ -62,8 +62,8 @@ MEDICAL_RULES: Mapping[int, Rule] = {
     0: Rule(most=0),
     1: Rule(fewest=1, among=("MA",)),
     2: Rule(fewest=1, besides=("MA",)),
-    3: Rule(fewest=3, besides=("MA",)),
-    4: Rule(fewest=3, besides=("MA",)),
+    3: Rule(fewest=3),
+    4: Rule(fewest=3),
 }
 """The facts of section 3.1 as rules, which is our step: 0 no lesion; 1 only microaneurysms; 2 not only these;
 3 and 4 'more than them' in the number of kinds, which we read as three at least."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -174,15 +174,22 @@ def as_html(title: str, table: PaperTable, rows: list[Row]) -> str:
     for place, row in enumerate(rows):
         made = about(row.runs) if row.runs else {}
         kind = "ours" if row.runs else "pending" if row.pending else "printed"
-        cells = [Cell(escape(row.run), place), Cell(_protocol(row))]
+        # A first click sorts downwards.
+        cells = [Cell(escape(row.run), -place), Cell(_protocol(row))]
         for column, text in zip(table.columns, _texts(row, table), strict=True):
             value = row.values.get(column)
             cells.append(Cell(text, value[0] if isinstance(value, tuple) else value))
-        cells += [Cell(escape(str(made.get(key, "")))) for key in how]
+        cells += [Cell(escape(str(made.get(key, ""))), _number(made, key)) for key in how]
         cells += [Cell(_code(row.runs)), Cell(_again(row.runs))]
         lines.append((kind, cells))
     caption = f"<strong>{escape(title)}.</strong> {_marked(_caption(table, rows))}"
     return f'<p class="results-caption">{caption}</p>{_html_table(title, titles, lines)}'
+
+
+def _number(made: Mapping[str, object], key: str) -> int | None:
+    """Sizes sort by their first number; as text 1024 would stand below 320."""
+    first = re.match(r"\d+", str(made.get(key, "")))
+    return int(first[0]) if first and key.startswith("px") else None
 
 
 def runs_as_html(records: list[dict]) -> str:
@@ -199,7 +206,7 @@ def runs_as_html(records: list[dict]) -> str:
         seen = [f"{task} {n['train']} + {n['val']} / {n['test']}" for task, n in numbers.items()]
         peak = record.get("peak_memory_gib")
         texts = [
-            Cell(escape(record["experiment"]), place),
+            Cell(escape(record["experiment"]), -place),
             Cell(str(record["seed"])),
             Cell(escape(stands_in)),
             *(Cell(escape(record[key])) for key in ("protocol", "data")),

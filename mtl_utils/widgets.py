@@ -97,7 +97,10 @@ def quiz_text(questions: list[dict]) -> str:
         right = (answer for answer in question["answers"] if _right(answer))
         lines = [
             question["question"],
-            *(f"<strong>{_value(answer)}</strong>: {answer['feedback']}" for answer in right),
+            *(
+                f"<strong>{str(_value(answer)).rstrip('.')}</strong>: {answer['feedback']}"
+                for answer in right
+            ),
         ]
         items.append(f"<li>{'<br>'.join(lines)}</li>\n")
     summary = "<summary>The questions and their answers as text</summary>"

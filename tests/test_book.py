@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_the_whole_book_builds_and_is_right(tmp_path: Path) -> None:
 def test_each_page_of_the_book_folder_is_in_the_toc() -> None:
     pages = {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")}
     assert pages == {name for name in chapters() if name.startswith("book/")}
+
+
+def test_each_term_of_the_glossary_is_linked() -> None:
+    """From a chapter or a page, or from another term; what nothing links explains what nobody uses."""
+    glossary = (ROOT / "book/glossary.md").read_text(encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for name in chapters() for path in ROOT.glob(f"{name}.*")]
+    linked = {name for text in texts for name in re.findall(r"glossary\.md#([\w-]+)", text)}
+    linked |= set(re.findall(r"\]\(#([\w-]+)\)", glossary))
+    terms = re.findall(r"^### (.+)$", glossary, re.MULTILINE)
+    names = [re.sub(r"[^\w -]", "", term.lower()).strip().replace(" ", "-") for term in terms]
+    assert len(names) > 100 and set(names) <= linked, set(names) - linked
 
 
 # A book of one page and one chapter, with the course's own settings

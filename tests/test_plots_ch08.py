@@ -86,10 +86,12 @@ def test_reliability_has_a_point_for_each_bin() -> None:
 
 
 def test_observed_errors_stand_in_the_histogram() -> None:
-    figure = plots.errors_by_chance(np.linspace(0.05, 0.15, 101), {"now": 0.2, "then": 0.1}, "IDRiD")
-    places = [line.get_xdata()[0] for line in figure.axes[0].lines]
-    assert np.allclose(places, [0.145, 0.2, 0.1])
-    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 101
+    chance = {"now": np.linspace(0.05, 0.15, 101), "then": np.linspace(0.1, 0.2, 101)}
+    figure = plots.errors_by_chance(chance, {"now": 0.2, "then": 0.1}, "IDRiD")
+    assert titles(figure)[:2] == ["now", "then"]
+    for ax, places in zip(figure.axes, ([0.145, 0.2], [0.195, 0.1]), strict=True):
+        assert np.allclose([line.get_xdata()[0] for line in ax.lines], places)
+        assert sum(bar.get_height() for bar in ax.patches) == 101
 
 
 def test_each_run_is_a_point_in_the_panel_of_its_photographs() -> None:

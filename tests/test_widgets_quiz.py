@@ -38,7 +38,17 @@ def test_a_quiz_is_whole(chapter: str) -> None:
         assert len(answers) >= 2 and right >= 1, question["question"]
         assert right == 1 or question["type"] != "multiple_choice", question["question"]
         assert all(answer["feedback"] for answer in answers), question["question"]
-        if question["type"] != "numeric":
+        if question["type"] == "numeric":
+            for answer in answers:
+                if (
+                    "range" in answer and answer["correct"]
+                ):  # jupyterquiz rounds first, and asks whether it is below the end
+                    low, high = answer["range"]
+                    given = np.linspace(low, high, 100, endpoint=False)
+                    rounded = [float(f"{each:.{question.get('precision', 15)}g}") for each in given]
+                    inside = [low <= each < high for each in rounded]
+                    assert np.mean(inside) > 0.9, question["question"]
+        else:
             assert all(answer["answer"] for answer in answers), question["question"]
 
 

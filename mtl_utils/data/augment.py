@@ -74,7 +74,8 @@ def mtunet_recipe(
     """MTUnet's augmentation (section Semi-Supervised Training), the same for both tasks: rotation, width and
     height shifts, shear, zoom, both flips, channel shifts.
 
-    The paper names the kinds and prints no strength; ours are usual ones.
+    The paper names the kinds, for its first network, and prints no strength; ours are usual ones, for all
+    networks, rivals included.
 
     Args:
         image_size: side of the square picture, in pixels.

@@ -61,7 +61,8 @@ _CLASSIFIER_BASE = Config(
     chosen=LAST,
     protocol="clean-folds",
 )
-"""PLDMLT's stage 1. Its text names the networks, and nothing of how they were trained."""
+"""PLDMLT's stage 1. Its text names the networks and, for all methods that it compares, 1024 px; nothing of
+how the classifiers were trained."""
 
 _CLASSIFIER_CPU = {**square(256), "epochs": 8, "lr_gamma": 0.7, "steps_per_epoch": None}
 
@@ -89,7 +90,8 @@ _PLDMLT_BASE = Config(
     protocol="clean-folds",
 )
 """PLDMLT's own settings: 1024 px, Adam 5e-5, alpha 0.25, gamma 2, beta 0.8. Neither batch size nor number of
-rounds is printed."""
+rounds is printed. Epochs are as long as the larger part, so on IDRiD these take five times as many steps as
+epochs over the photographs with masks would."""
 
 
 _DEEPMT_BASE = Config(
@@ -343,7 +345,7 @@ RUNS = (
     _fused_baseline("unet", "U-Net", "vgg16"),
     _fused_baseline("linknet", "LinkNet", "resnet18"),
     _fused_baseline("deeplabv3plus", "DeepLabv3+", "resnet50"),
-    _fused_baseline("fpn", "FPN", "resnet50"),
+    _fused_baseline("fpn", "FPN", "resnet50"),  # Table 1 has "ResNet", and no depth
     _deepmt("deepmt-dr", "Tables 2-5", "the whole system: all three subnets, both stages"),
     _deepmt(
         "deepmt-isr-removed",

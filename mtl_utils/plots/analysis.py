@@ -173,24 +173,34 @@ def reliability_curves(curves: Mapping[str, pd.DataFrame], title: str) -> Figure
     return figure
 
 
-def errors_by_chance(chance: np.ndarray, observed: Mapping[str, float], title: str) -> Figure:
-    """Expected calibration errors that a calibrated network gets by chance, and some observed ones.
+def errors_by_chance(chance: Mapping[str, np.ndarray], observed: Mapping[str, float], title: str) -> Figure:
+    """Expected calibration errors that networks as sure as the observed ones would get by chance if they were
+    calibrated, and the observed errors: a panel each.
 
     Args:
-        chance: as from `analysis.calibrated_errors`.
-        observed: name -> error; a vertical line each.
+        chance: name -> as from `analysis.calibrated_errors`.
+        observed: name -> error; a vertical line in the panel of that name.
         title: of the figure; names the data.
     """
-    figure, ax = plt.subplots(figsize=(6.8, 3.9), layout="constrained")
-    ax.hist(chance, 30, color="#BBBBBB", label="calibrated, by chance")
-    edge = np.percentile(chance, 95)
-    ax.axvline(edge, color=PLAIN, linestyle=":", linewidth=1.6, label="95 % of these are below")
-    for (name, value), (colour, _), style in zip(observed.items(), LOOKS, ("-", "--", "-."), strict=False):
-        ax.axvline(value, color=colour, linestyle=style, linewidth=2.4, label=f"{name}: {value:.3f}")
-    ax.set(xlabel="expected calibration error", yticks=[], xlim=(0, None), title=title)
-    ax.title.set_fontsize(11)
-    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    figure, axes = plt.subplots(
+        len(chance),
+        1,
+        figsize=(7.4, 2.1 * len(chance) + 0.6),
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
+    for ax, (name, errors), (colour, _) in zip(axes[:, 0], chance.items(), LOOKS, strict=False):
+        ax.hist(errors, 30, color="#BBBBBB", label="calibrated, by chance")
+        edge = np.percentile(errors, 95)
+        ax.axvline(edge, color=PLAIN, linestyle=":", linewidth=1.6, label="95 % of these are below")
+        ax.axvline(observed[name], color=colour, linewidth=2.4, label=f"observed: {observed[name]:.3f}")
+        ax.set(yticks=[], xlim=(0, None))
+        ax.set_title(name, fontsize=10)
+        ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    axes[-1, 0].set_xlabel("expected calibration error")
+    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -366,7 +366,8 @@ def ablation_dots(printed: pd.DataFrame, runs: pd.DataFrame, names: Mapping[str,
                 label="ours, a dot per seed" if not line else None,
             )
         ax.set_title(score, fontsize=10)
-        ax.locator_params(axis="x", nbins=4)
+        ax.locator_params(axis="x", nbins=3)
+        ax.tick_params(axis="x", labelsize=8)
         if not any(np.isfinite(np.asarray(line.get_xdata(), float)).any() for line in ax.lines):
             ax.set_xticks([])
         ax.grid(alpha=0.3)

@@ -105,7 +105,7 @@ def cross_entropy_curves(share: float, prior: float) -> Figure:
     loss = -share * np.log(chance) - (1 - share) * np.log1p(-chance)
     right.plot(chance, loss, color=PLAIN, linewidth=2.2)
     for place, name, marker, colour in (
-        (share, "share of lesion pixels", "o", VALIDATION),
+        (share, "share of marked pixels", "o", VALIDATION),
         (prior, "start of our network", "s", TRAINING),
         (0.5, "no opinion", "D", "black"),
     ):

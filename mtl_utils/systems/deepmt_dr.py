@@ -214,7 +214,8 @@ class GradingSubnet(nn.Module):
     Args:
         encoder_name: the paper's is 'resnet18'.
         encoder_weights: see `encoders.create_encoder`. The weights for the lesion maps start at zero: at
-            first the network sees the photograph alone.
+            first the network sees the photograph alone. The paper does not tell the first weights of its
+            ResNet-18; ours are ImageNet's.
         maps: number of lesion maps; 0: the photograph alone (Figure 5 b).
         levels: see `SpatialPyramidPooling`.
 

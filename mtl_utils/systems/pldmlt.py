@@ -88,7 +88,9 @@ class LabelUpdate:
     Attributes:
         objective: what the label-update network minimises after the look-ahead. 'primary': the loss of the
             segmentation, with `entropy_weight` against collapse, as in the scheme that the paper cites.
-            'printed': line 21 of Algorithm 1, the grading loss on its own labels.
+            'printed': line 21 of Algorithm 1, the grading loss on its own labels. With 'primary' and the step
+            sizes of the named runs the entropy term pulls far harder than the look-ahead, and alone decides
+            where labels go (chapter 06 measures it).
         order: of the gradient through the look-ahead: 'second' (exact) or 'first' (`meta_gradient`).
         hierarchy: which grades a label may move to. 'all' five, as section 3.3.2 says; 'neighbours', one up
             or down from the pseudo grade; 'plausible', those that stage 1 did not rule out.
@@ -97,7 +99,9 @@ class LabelUpdate:
             grades share the rest.
         step_size: epsilon, of the look-ahead.
         learning_rate: theta with a hook, of the label-update network (Adam).
-        every: epochs of the multi-task network between two updates; 100 in the paper.
+        every: epochs of the multi-task network between two updates; 100 in the paper. Ours are as long as the
+            larger part (`Config.epochs`): on IDRiD at batch 4 about 72 steps, where the photographs with
+            masks pass in 13.
         steps: batches of each update. The paper's '100 epochs' fetch one batch each, by the letter 100
             batches; as passes over IDRiD's photographs they would be over a thousand. 1000 is ours.
 
@@ -152,8 +156,8 @@ def mask_softmax(logits: torch.Tensor, mask: torch.Tensor, as_printed: bool = Fa
     """Eq. 4, Mask-SoftMax: a softmax over the grades that the hierarchy allows.
 
     Printed is exp(M * y) / sum exp(M * y). There a forbidden grade keeps the weight exp(0) = 1, and with it a
-    probability; in the scheme that the paper cites, M multiplies the exponentials, and a forbidden grade has
-    probability 0. The second is the default.
+    probability; the code of the scheme that the paper cites multiplies the exponentials by M, and a forbidden
+    grade has probability 0. The second is the default.
 
     Args:
         logits: (B, 5).
@@ -219,7 +223,7 @@ def negative_entropy(labels: torch.Tensor) -> torch.Tensor:
     """sum_k m_k log m_k of the mean label m of a batch: lowest where all grades are equally common.
 
     Minimised beside the primary task's loss, it keeps the label-update network from giving every photograph
-    the same grade (Liu, Davison and Johns, 2019, section 3.3).
+    the same grade (Liu, Davison and Johns, 2019, section 3.4).
 
     Args:
         labels: (B, 5), each row sums to 1.

@@ -1,7 +1,7 @@
 """Multi-task learning for diabetic retinopathy: the library behind the course.
 
 A photograph takes this way through the rooms:
-files -> data -> systems -> losses, metrics -> training -> records -> plots.
+data -> losses -> systems -> metrics -> training -> records -> plots, widgets.
 """
 
 from __future__ import annotations

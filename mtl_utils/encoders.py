@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import importlib
+import pickle
 import re
 import urllib.error
 import urllib.request
@@ -146,6 +147,17 @@ def _hub_answers() -> bool:
         return False
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def why_not_loaded(error: Exception) -> str:
+    """One line on why `torch.load` gave up; its own words advise to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than numbers, or is no file of torch"
+    return _first_line(error)
+
+
 def _from_hub(encoder_name: str, depth: int) -> Encoder:
     """Download weights, or take them from the hub's cache. Asked first whether the hub answers: a download
     would retry for minutes.
@@ -158,8 +170,8 @@ def _from_hub(encoder_name: str, depth: int) -> Encoder:
         return Encoder(network, *_normalisation(encoder_name, network, from_hub=True))
     except (OSError, RuntimeError) as error:
         raise HubError(
-            f"ImageNet weights of {encoder_name} could not be loaded: {hub.ENDPOINT} is out of reach. "
-            f"{CHOICES}"
+            f"ImageNet weights of {encoder_name} could not be loaded ({_first_line(error)}). Perhaps "
+            f"{hub.ENDPOINT} is out of reach. {CHOICES}"
         ) from error
     finally:
         hub.HF_HUB_OFFLINE = offline_before
@@ -200,7 +212,9 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        raise MTLError(f"{path} is not a file of weights that can be loaded safely: {error}") from error
+        raise MTLError(
+            f"{path} is not a file of weights that can be loaded safely ({why_not_loaded(error)}). {CHOICES}"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise MTLError(f"{path} holds no weights by name. {CHOICES}")

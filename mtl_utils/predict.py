@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,11 +22,13 @@ from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
 from mtl_utils.data.idrid import open_picture
 from mtl_utils.data.prepare import shrink
 from mtl_utils.errors import DataError, MTLError
+from mtl_utils.files import write_whole
 from mtl_utils.lesions import GRADE_NAMES, LESIONS
 from mtl_utils.plots import overlay
 from mtl_utils.pseudo import file_digest
 from mtl_utils.systems.base import judged_logits
 from mtl_utils.training import Config, load_model
+from mtl_utils.training.checkpoints import run_folder
 
 MARKED = 0.5
 """From this probability on a pixel counts as marked."""
@@ -123,11 +124,14 @@ def predict_photograph(network: nn.Module, config: Config, image: np.ndarray) ->
         image: RGB, uint8 (H, W, 3).
 
     Raises:
-        DataError: no field of view in the picture, or not an RGB photograph.
+        DataError: no field of view in the picture, not an RGB photograph, or the network's answer is not a
+            number.
     """
     fov = field_of_view(image)
     square = shrink(crop_square(image, fov), config.copy_size)
     logits = {task: _forward(network, task, square, config).cpu() for task in config.tasks}
+    if not all(torch.isfinite(answer).all() for answer in logits.values()):
+        raise DataError("the network's answer is not a number: its checkpoint is damaged. Give another.")
     found = {}
     if "grading" in logits:
         found["probabilities"] = logits["grading"].double().softmax(dim=0).numpy()
@@ -166,8 +170,8 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     A network with super-resolution, as DeepMT-DR, also gives NAME_restored.png: `Prediction.restored`.
     A network that marks groups, as MTUnet, gives each lesion its group's picture; the JSON tells the groups.
 
-    Each file comes whole or not at all, the JSON last. Files of the same names are replaced; pictures of an
-    earlier prediction of this name that the new one lacks are deleted.
+    All files come whole or none does. Files of the same names are replaced; pictures of an earlier prediction
+    of this name that the new one lacks are deleted.
 
     Args:
         name: how the files' names begin.
@@ -187,12 +191,11 @@ def save_prediction(prediction: Prediction, name: str, out: str | Path, **facts:
     if prediction.restored is not None:
         pictures["restored"] = cv2.cvtColor(prediction.restored, cv2.COLOR_RGB2BGR)
     files = {key: out / f"{name}_{key}.png" for key in pictures}
-    for key, picture in pictures.items():
-        _write(files[key], cv2.imencode(".png", picture)[1].tobytes())
+    contents = {files[key]: cv2.imencode(".png", picture)[1].tobytes() for key, picture in pictures.items()}
     about = _about(prediction) | facts | {"files": {key: path.name for key, path in files.items()}}
     path = out / f"{name}.json"
     earlier = _earlier_files(path)
-    _write(path, (json.dumps(about, indent=1) + "\n").encode())
+    write_whole({**contents, path: (json.dumps(about, indent=1) + "\n").encode()})
     for old in earlier - set(files.values()):
         old.unlink(missing_ok=True)
     return path
@@ -230,15 +233,6 @@ def _about(prediction: Prediction) -> dict[str, object]:
     return about
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class Written(NamedTuple):
     """One photograph of `predict_files`."""
 
@@ -255,14 +249,14 @@ def predict_files(
     A photograph that cannot be predicted does not stop the others: the errors come together, at the end.
 
     Raises:
-        MTLError: no such checkpoint, or it is damaged, or two photographs would write the same files. Nothing
-            was done then.
+        MTLError: no such checkpoint, or it is damaged, two photographs would write the same files, or `out`
+            cannot be written. Nothing was done then.
         DataError: at the end; a line for each photograph that could not be predicted, and why.
     """
     paths, names = [Path(photograph) for photograph in photographs], output_names(photographs)
     checkpoint = Path(checkpoint).expanduser()
     network, config = load_model(checkpoint)
-    about, out = checkpoint_facts(checkpoint, config), Path(out).expanduser()
+    about, out = checkpoint_facts(checkpoint, config), run_folder(out)
     problems = []
     for path, name in tqdm(zip(paths, names, strict=True), "photographs", len(paths), disable=not progress):
         try:

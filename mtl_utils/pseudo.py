@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import DataError
+from mtl_utils.files import write_whole
 from mtl_utils.label_spaces import LabelSpace, label_space
 from mtl_utils.lesions import GRADES
 from mtl_utils.metrics import SegmentationMetrics
@@ -225,9 +225,7 @@ def _claim(folder: Path, about: dict) -> None:
                 "Give another folder, or delete it."
             )
         return
-    half = path.with_suffix(".part")
-    half.write_text(json.dumps(about), encoding="utf-8")
-    os.replace(half, path)
+    write_whole({path: json.dumps(about).encode()})
 
 
 def _answers(logits: dict[str, torch.Tensor], space: LabelSpace) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ out a grade by themselves; nor does it say what follows where the named grade is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -29,6 +28,7 @@ from mtl_utils.data.fov import inside_field_of_view
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import DataError, MTLError
 from mtl_utils.explain import agreement, grad_cam
+from mtl_utils.files import write_whole
 from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESIONS
 from mtl_utils.metrics import grading_metrics
 from mtl_utils.systems.base import FundusNetwork
@@ -170,10 +170,9 @@ class PseudoGrades:
     def write(self, folder: str | Path) -> Path:
         """Write them to a folder, whole or not at all. Returns the file's path."""
         path = Path(folder) / FILE
-        half = path.with_suffix(".part")
         table = self.table.astype(object).where(self.table.notna(), None)
-        half.write_text(json.dumps({**self.about, "table": table.to_dict(orient="list")}), encoding="utf-8")
-        os.replace(half, path)
+        content = json.dumps({**self.about, "table": table.to_dict(orient="list")})
+        write_whole({path: content.encode()})
         return path
 
     @classmethod
@@ -192,7 +191,10 @@ class PseudoGrades:
         except FileNotFoundError as error:
             raise DataError(f"no pseudo grades {path}. Make them with 'mtl train pldmlt'.") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{path} holds no pseudo grades, or is damaged ({error}). Delete it.") from error
+            raise DataError(
+                f"{path} holds no pseudo grades, or is damaged ({error}). Give the file of stage 1; if it is "
+                "damaged, delete it, and it is made again."
+            ) from error
         return grades
 
 
@@ -215,10 +217,13 @@ def measure(pseudo: PseudoGrades, known: np.ndarray, n_bootstrap: int = 0, seed:
         seed: of the draws.
 
     Returns:
-        A row for each of `STEPS` with `photographs`, accuracy, qwk and their intervals (`/low`, `/high`).
+        A row for each of `STEPS` with `photographs`, accuracy, qwk and their intervals (`/low`, `/high`);
+        empty where no photograph's grade is known.
     """
     truth = known[pseudo.rows]
     judged = truth != UNKNOWN_GRADE
+    if not judged.any():
+        return pd.DataFrame()
     found = {}
     for step, (rules, heat_maps) in STEPS.items():
         grades = replace(pseudo, rules=rules, heat_maps=heat_maps).adjusted[judged]

@@ -8,7 +8,6 @@ no picture and no weights.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -25,6 +24,7 @@ from mtl_utils.balancing import FIXED
 from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
+from mtl_utils.files import write_whole
 from mtl_utils.metrics import SegmentationMetrics, confusion, grading_values
 from mtl_utils.paper_tables import PAPER_TABLES, PaperTable, Value
 from mtl_utils.pseudo import compare_with_truth, known_grades, made_grades
@@ -285,9 +285,10 @@ def _pseudo_grades(result: FitResult | CrossValidation, copy: WorkingCopy) -> di
     return found
 
 
-def _confusion_with_known(known: np.ndarray, rows: np.ndarray, grades: np.ndarray) -> list[list[int]]:
+def _confusion_with_known(known: np.ndarray, rows: np.ndarray, grades: np.ndarray) -> list[list[int]] | None:
+    """None where no photograph's true grade is known."""
     judged = known[rows] >= 0
-    return confusion(known[rows][judged], grades[judged]).tolist()
+    return confusion(known[rows][judged], grades[judged]).tolist() if judged.any() else None
 
 
 def _rounded(value: object) -> object:
@@ -315,13 +316,15 @@ def write_record(record: dict, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / record_name(record)
-    half = path.with_suffix(".part")
-    half.write_text(json.dumps(_rounded(record), indent=1, default=lambda value: value.item()) + "\n")
-    os.replace(half, path)
+    text = json.dumps(_rounded(record), indent=1, default=lambda value: value.item()) + "\n"
+    write_whole({path: text.encode()})
     return path
 
 
-_ALWAYS = ("experiment", "profile", "protocol", "split", "data", "seed", "config")
+_ALWAYS = (
+    "experiment", "profile", "protocol", "split", "data", "seed", "config", "code", "date", "device",
+    "encoder_name", "epochs", "seconds",
+)  # fmt: skip
 
 
 def load_records(folder: str | Path | None = None) -> list[dict]:
@@ -344,9 +347,12 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
                 raise ValueError(f"schema {record['schema']}, expected {SCHEMA}")
             if missing := [key for key in _ALWAYS if key not in record]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
+            if not (isinstance(record["experiment"], str) and isinstance(record["config"], dict)):
+                raise ValueError("its experiment or its config is of another kind")
         except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no text at all
             raise MTLError(
-                f"{path} is no record of this course ({error}). Delete it, or run 'mtl train' again."
+                f"{path} is no record of this course ({error}). Give a folder that holds records alone; if "
+                "it is a damaged record, run 'mtl train' again."
             ) from error
         records.append(record)
     return records
@@ -382,19 +388,28 @@ def compare_runs(one: list[dict], other: list[dict], task: str, seed: int = 0) -
         records' own figures: `pixel_counts` are coarser, and AUPR loses what lies between them, most where a
         network is sure of everything. The intervals are those of the counts, moved by `shift`, as far as the
         difference was off.
+
+    Raises:
+        MTLError: there is no seed that both have, or they were not judged on the same photographs.
     """
     common = {run["seed"] for run in one} & {run["seed"] for run in other}
+    if not common:
+        raise MTLError("nothing to compare: there is no seed that both experiments have")
     pair = [[run for run in runs if run["seed"] in common] for runs in (one, other)]
-    values, n = [], 0
+    values, seen, n = [], [], 0
     for runs in pair:
         if task == "grading":
             tables = [graded(run["per_photograph"]) for run in runs]
             values.append([grading_values(t.grade, t[PROBABILITIES].to_numpy()) for t in tables])
+            seen.append([list(t.index) for t in tables])
             n = len(tables[0])
         else:
             scores = [segmentation_scores(run) for run in runs]
             values.append([score.values() for score in scores])
+            seen.append([len(score) for score in scores])
             n = len(scores[0])
+    if any(photographs != seen[0][0] for runs in seen for photographs in runs):
+        raise MTLError("these runs were not judged on the same photographs")
     found = paired_bootstrap(*values, n, BOOTSTRAP_RESAMPLES, seed)
     return found if task == "grading" else _moved_to_records(found, *pair)
 

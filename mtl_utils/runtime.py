@@ -71,9 +71,18 @@ def is_synthetic(root: str | Path) -> bool:
 
 
 def cache_dir() -> Path:
-    """The folder for everything that can be made again: `MTL_CACHE`, or `~/.cache/mtl_utils`."""
+    """The folder for everything that can be made again: `MTL_CACHE`, or `~/.cache/mtl_utils`.
+
+    Raises:
+        MTLError: it cannot be made.
+    """
     folder = Path(os.environ.get("MTL_CACHE") or Path.home() / ".cache" / "mtl_utils").expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MTLError(
+            f"the cache {folder} cannot be made ({error.strerror}). Name another folder in MTL_CACHE."
+        ) from error
     return folder
 
 
@@ -88,6 +97,8 @@ def code_version() -> str:
     library = Path(__file__).parent
     git = ["git", "-C", str(library)]
     try:
+        # Installed into an environment inside of somebody's repository, the library is not part of it.
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         commit = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()

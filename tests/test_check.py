@@ -165,6 +165,23 @@ def write(path: Path, content: str) -> Path:
     return path
 
 
+def save_deep(path: Path) -> Path:
+    """A photograph becomes a PNG of one channel and 16 bits."""
+    grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(path, format="PNG")
+    return path
+
+
+def second_set(root: Path) -> Path:
+    """The copy goes one folder deeper, and another one beside it."""
+    there = root / "one"
+    there.mkdir()
+    for part in (A, B):
+        (root / part).rename(there / part)
+    shutil.copytree(there / B, root / "two" / B)
+    return there / B
+
+
 # Each breaks a copy and returns what the report must say.
 BREAKS = {
     "truncated JPEG": lambda root: [cut(photograph(root, B, "IDRiD_004")), "half copied"],
@@ -210,6 +227,19 @@ BREAKS = {
         unlink(photograph(root, A, "IDRiD_03")).stem,
         mask(root, "IDRiD_03", "OD"),
     ],
+    "mask without its lesion's name": lambda root: [
+        mask(root, "IDRiD_01", "EX").rename(mask(root, "IDRiD_01", "EX").with_name("IDRiD_01.tif")),
+        "ends in _EX",
+    ],
+    "CSV row without a name": lambda root: [
+        edit_labels(root, "IDRiD_007,", ","),
+        "line 8 has no image name",
+    ],
+    "grey photograph of 16 bits": lambda root: [
+        save_deep(photograph(root, B, "IDRiD_004")),
+        "more than 8 bits",
+    ],
+    "two sets side by side": lambda root: [second_set(root), root / "two" / B, "holds part B as well"],
     "part A absent": lambda root: [remove(root / A), "part A is absent"],
     "part B absent": lambda root: [remove(root / B), "part B is absent"],
     "a mask folder absent": lambda root: [remove(mask(root, "IDRiD_01", "SE").parent), "no masks there"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,14 @@ def own(tmp_path: Path) -> Path:
         save_photograph(root / name, number)
     write(root / "grades.csv", "image,grade", "a,0", "b.png,4", "clinic/c.JPEG,2")
     return root
+
+
+def test_a_name_is_the_same_however_its_accents_are_written(own: Path) -> None:
+    """A Mac's file system takes a letter and its accent apart; a spreadsheet writes one sign."""
+    (own / "a.jpg").rename(own / unicodedata.normalize("NFD", "müller.jpg"))
+    write(own / "grades.csv", "image,grade", unicodedata.normalize("NFC", "müller,3"), "b,4", "c,2")
+    table = read_graded_folder(own)
+    assert table.set_index("name").grade[unicodedata.normalize("NFC", "müller")] == 3
 
 
 # --- layouts ------------------------------------------------------------------------------------------------

@@ -607,6 +607,8 @@ def test_half_of_the_masks_and_all_grades_are_drawn_from_made_labels_too(semi, s
 
 def test_a_first_network_serves_again(semi, synthetic_copy, tmp_path):
     again = fit(semi.config, synthetic_copy, tmp_path, progress=False, first=semi.first)
+    with pytest.raises(MTLError, match="began with a first network that was given: use --first"):
+        fit(semi.config, synthetic_copy, tmp_path, progress=False, resume=True)
     assert again.first == semi.first and not (tmp_path / FIRST).exists()
     for name in ("classes.u8", "confidence.u8", "grades.f32"):
         assert (tmp_path / LABELS / name).read_bytes() == (semi.labels.folder / name).read_bytes()
@@ -617,8 +619,8 @@ def test_a_first_network_serves_again(semi, synthetic_copy, tmp_path):
 
 def test_a_first_network_that_does_not_fit_is_refused(semi, synthetic_copy, tmp_path):
     for changed, said in (
-        ({"seed": 1}, "seed"),
-        ({"learning_rate": 0.5, "upsampling": "bilinear"}, "upsampling, learning_rate"),
+        ({"seed": 1}, r"seed \(0, now 1\)"),
+        ({"learning_rate": 0.5, "upsampling": "bilinear"}, r"upsampling \(.*\), learning_rate \(.*\)"),
     ):
         with pytest.raises(MTLError, match=f"differs in: {said}$"):
             fit(replace(semi.config, **changed), synthetic_copy, tmp_path, progress=False, first=semi.first)

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mtl_utils.data.augment import resize_recipe
-from mtl_utils.data.dataset import FundusDataset
+from mtl_utils.data.dataset import UNKNOWN_GRADE, FundusDataset
 from mtl_utils.data.fov import inside_field_of_view
 from mtl_utils.data.splits import FOLDS
 from mtl_utils.encoders import BUNDLED_ENCODER, SECOND_BUNDLED_ENCODER, create_encoder
@@ -37,6 +37,7 @@ from mtl_utils.pseudo_grades import (
     PseudoGrades,
     Rule,
     make_pseudo_grades,
+    measure,
 )
 from mtl_utils.systems.mtunet import MTUnet
 from mtl_utils.systems.pldmlt import (
@@ -616,8 +617,12 @@ def test_damaged_pseudo_grades_are_said(tmp_path, content):
     path.write_bytes(without())
     assert PseudoGrades.open(path).digest == FOUND.digest
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{FILE} holds no pseudo grades, or is damaged.*Delete it"):
+    with pytest.raises(DataError, match=rf"{FILE} holds no pseudo grades, or is damaged.*delete it"):
         PseudoGrades.open(path)
+
+
+def test_without_a_known_grade_nothing_is_measured():
+    assert measure(FOUND, np.full(int(FOUND.rows.max()) + 1, UNKNOWN_GRADE)).empty
 
 
 def test_missing_pseudo_grades_are_said(tmp_path):

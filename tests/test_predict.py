@@ -224,6 +224,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     Image.open(tmp_path / "eye_OD.png").load()
 
 
+def test_an_answer_that_is_not_a_number_is_no_grade() -> None:
+    """The largest of numbers that are none would be the first: grade 0, a healthy eye."""
+
+    def lost(image: torch.Tensor, tasks: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        return {tasks[0]: torch.full((1, 5), torch.nan)}
+
+    network = nn.Module()
+    network.weight, network.forward = FAKE.weight, lost
+    with pytest.raises(DataError, match="not a number"):
+        predict.predict_photograph(network, config(tasks=("grading",)), photograph())
+
+
 def test_names_of_output_files() -> None:
     assert predict.output_names(["a/left.jpg", "b/right.png"]) == ["left", "right"]
     assert predict.output_names(["a/left.jpg", "b/Left.jpg"]) == ["a_left", "b_Left"]

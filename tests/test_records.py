@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from mtl_utils import __version__
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
+from mtl_utils.files import write_whole
 from mtl_utils.records import (
     PAPER_TABLES,
     beside,
@@ -37,7 +42,7 @@ def record(**changes) -> dict:
     basis = {
         "schema": 1, "experiment": "shared-lambda-0.1", "profile": "cpu", "protocol": "clean",
         "data": "IDRiD", "split": "test", "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU",
-        "seconds": 90.0, "date": "2026-01-01",
+        "seconds": 90.0, "date": "2026-01-01", "code": "0.1.0 (0123456789ab)",
         "config": {"grading_size": 64, "segmentation_size": 96}, "grading/accuracy": 0.5,
         "segmentation/report_dice": 0.123456,
     }  # fmt: skip
@@ -50,7 +55,31 @@ def test_a_record_comes_back_rounded_to_four_digits(tmp_path):
     (loaded,) = load_records(tmp_path)
     assert loaded["segmentation/report_dice"] == 0.1235
     assert loaded["nan"] is None
-    assert not list(tmp_path.glob("*.part"))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_replaced_together_or_not_at_all(tmp_path, monkeypatch):
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    write_whole({one: b"1", two: b"2"})
+    write = Path.write_bytes
+
+    def full_disk(path, content):
+        write(path, content[:1])
+        if "two" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match=r"No space left.*two\.json"):
+        write_whole({one: b"11", two: b"22"})
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2") and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("changes", [{"config": []}, {"experiment": []}, {"seconds": None}])
+def test_a_record_that_lacks_something_is_named(tmp_path, changes):
+    broken = {key: value for key, value in {**record(), **changes}.items() if value is not None}
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(MTLError, match=r"broken\.json is no record .*Give a folder"):
+        load_records(tmp_path)
 
 
 def test_a_folder_without_records_is_named(tmp_path):
@@ -252,6 +281,19 @@ def test_a_job_without_git_says_the_commit_that_it_was_told(monkeypatch):
     assert code_version().endswith("(0123456789ab)")
 
 
+def test_the_commit_of_a_repository_around_the_installed_library_is_not_taken(monkeypatch, tmp_path):
+    """As where a student's project holds the environment, in a folder that its git ignores."""
+    monkeypatch.delenv("MTL_COMMIT", raising=False)
+    monkeypatch.setattr("mtl_utils.runtime.__file__", str(tmp_path / "venv" / "runtime.py"))
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "runtime.py").touch()
+    (tmp_path / ".gitignore").write_text("venv")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    assert code_version() == __version__
+
+
 def graded_run(seed: int, right: int, profile: str = "cpu", **changes) -> dict:
     """Ten graded photographs of which the first `right` are graded right."""
     rows = [
@@ -275,6 +317,15 @@ def test_runs_are_compared_over_the_seeds_that_both_have():
     row = compare_runs(one, other, "grading").loc["grading/accuracy"]
     assert (row.one, row.other, row.difference) == pytest.approx((0.7, 0.5, 0.2))
     assert row.low <= row.difference <= row.high
+
+
+def test_runs_of_other_seeds_or_other_photographs_are_not_compared():
+    with pytest.raises(MTLError, match="no seed that both"):
+        compare_runs([graded_run(0, 8)], [graded_run(1, 5)], "grading")
+    other = graded_run(0, 5)
+    other["per_photograph"][0]["name"] = "another"
+    with pytest.raises(MTLError, match="not judged on the same photographs"):
+        compare_runs([graded_run(0, 8)], [other], "grading")
 
 
 def test_masks_are_compared_by_the_records_own_figures():

@@ -43,6 +43,13 @@ def test_an_unknown_profile_is_refused(synthetic_data, monkeypatch):
         setup()
 
 
+def test_a_cache_that_cannot_be_made_is_named(synthetic_data, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(MTLError, match=r"cache .*file cannot be made \(.*MTL_CACHE"):
+        setup("smoke")
+
+
 def test_data_that_are_no_folder_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("MTL_DATA", str(tmp_path / "gone"))
     with pytest.raises(MTLError, match=r"gone, which is no folder"):

@@ -28,6 +28,7 @@ from mtl_utils.records import load_records, make_record, write_record
 from mtl_utils.systems.shared_encoder import SharedEncoder
 from mtl_utils.training import (
     BEST_LOSS,
+    Config,
     FundusData,
     MultiTaskModule,
     Scores,
@@ -38,7 +39,7 @@ from mtl_utils.training import (
     load_model,
     precision,
 )
-from mtl_utils.training.checkpoints import WholeCheckpoints, run_folder, write_state
+from mtl_utils.training.checkpoints import WholeCheckpoints, load_state, run_folder, write_state
 from mtl_utils.training.fitting import BestCheckpoint
 
 
@@ -182,7 +183,7 @@ def test_a_folder_with_a_run_is_not_overwritten(undisturbed, synthetic_copy):
     before = undisturbed.checkpoint("last").read_bytes()
     with pytest.raises(MTLError, match="--resume"):
         fit(undisturbed.config, synthetic_copy, undisturbed.folder, progress=False)
-    with pytest.raises(MTLError, match="another configuration"):
+    with pytest.raises(MTLError, match=r"differs in: seed \(0, now 9\)\. Resume it with the arguments"):
         fit(
             replace(undisturbed.config, seed=9),
             synthetic_copy,
@@ -239,6 +240,42 @@ def test_early_stopping_waits_for_its_patience(synthetic_copy, tmp_path):
     best = int(history["val/loss"].argmin())
     assert len(history) == min(12, best + 1 + 2)
     assert same_history(history, fit(config, synthetic_copy, tmp_path, resume=True, progress=False).history)
+
+
+def test_the_best_checkpoint_of_a_run_without_its_last_is_not_overwritten(
+    undisturbed, synthetic_copy, tmp_path
+):
+    """`last.ckpt` is the largest: it is the one that people delete."""
+    best = tmp_path / "best-loss.ckpt"
+    best.write_bytes(undisturbed.checkpoint("best-loss").read_bytes())
+    before = best.read_bytes()
+    with pytest.raises(MTLError, match=r"holds best-loss\.ckpt of an earlier run: nothing was overwritten"):
+        fit(undisturbed.config, synthetic_copy, tmp_path, progress=False)
+    assert best.read_bytes() == before and list(tmp_path.iterdir()) == [best]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 0}, {"steps_per_epoch": 0}, {"rounds": 0}, {"patience": -1}, {"tasks": ()}]
+)
+def test_settings_that_cannot_be_are_refused(changes):
+    with pytest.raises(MTLError, match=r"is below 1|one task at least"):
+        Config("impossible", **changes)
+
+
+def test_a_torch_that_tells_nothing_of_the_processor_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fitting.precision("shared-encoder") == "32-true"
+
+
+def test_an_unsafe_file_is_named_without_torchs_advice_to_load_it(tmp_path):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": Path("/")}, path)
+    with pytest.raises(
+        MTLError, match=r"evil\.ckpt is no checkpoint of this course, or it is damaged"
+    ) as told:
+        load_state(path)
+    assert "weights_only" not in str(told.value) and "holds more than numbers" in str(told.value)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):

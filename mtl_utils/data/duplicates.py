@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from mtl_utils.data.idrid import open_picture
+from mtl_utils.data.idrid import in_colour, open_picture
 
 THUMBNAIL_SIZE = (96, 64)
 """Width and height in pixels."""
@@ -44,11 +44,11 @@ def thumbnail(path: str | Path) -> np.ndarray:
     The JPEG is decoded at an eighth of its size or so, which is fast but still reads the file to its end.
 
     Raises:
-        DataError: the file is missing, truncated or no picture.
+        DataError: as `read_photograph` raises it.
     """
     with open_picture(path) as image:
         image.draft("RGB", (4 * THUMBNAIL_SIZE[0], 4 * THUMBNAIL_SIZE[1]))
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+        pixels = np.asarray(in_colour(image, path), dtype=np.float32)
     return cv2.resize(pixels, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
 
 

@@ -17,6 +17,7 @@ from mtl_utils.data.layout import (
     IMAGE_SUFFIXES,
     as_table,
     by_stem,
+    composed,
     existing_folder,
     files_in,
     folders,
@@ -57,7 +58,7 @@ def _all_photographs(folder: Path) -> list[Path]:
 def _photograph_name(given: str) -> str:
     """The name in a CSV without folders and suffix: 'left/10.JPG' is '10', and '10.5' stays '10.5'."""
     path = Path(given.replace("\\", "/"))
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    return composed(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name)
 
 
 # --- labels -------------------------------------------------------------------------------------------------

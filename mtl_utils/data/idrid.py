@@ -71,13 +71,14 @@ class _Layout:
         found = (folder for folder in folders(parent) if _plain(folder.name).startswith(plain_wanted))
         return next(found, None)
 
-    def part(self, part: str) -> Path | None:
+    def parts(self, part: str) -> list[Path]:
+        """The folders that hold this part: in the root, or, where it has none, in the folders below it."""
         # Zip tools often add one more folder of the same name around a part: look one level deeper as well.
         names = {"A": ("A. Segmentation",), "B": ("B. Disease Grading", "Disease_Grading")}[part]
-        for parent in (self.root, *folders(self.root)):
-            if folder := self.child(parent, *names):
-                return self.child(folder, *names) or folder
-        return None
+        for parents in ((self.root,), folders(self.root)):
+            if found := [folder for parent in parents if (folder := self.child(parent, *names))]:
+                return [self.child(folder, *names) or folder for folder in found]
+        return []
 
     def photographs(self, part_folder: Path, split: str) -> Path | None:
         images = self.child(part_folder, IMAGE_FOLDER, "Images")
@@ -123,6 +124,11 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
         columns[key] = raw[found[0]].str.strip()
     table = pd.DataFrame(columns).dropna(how="all")
     problems = [
+        f"{path}: line {row + 2} has no image name. Copy the published file again."
+        for row in table.index[table.name.isna()]
+    ]
+    table = table.dropna(subset="name")
+    problems += [
         f"{path}: {name} stands there twice. Keep one row." for name in table.name[table.name.duplicated()]
     ]
     for key, allowed in (("grade", GRADES), ("dme", DME_RISKS)):
@@ -136,7 +142,7 @@ def scan_labels(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def _no_photographs(folder: Path, split: str) -> str:
     where = folder / IMAGE_FOLDER / SPLIT_FOLDERS[split]
-    return f"{where}: no photographs there. Unpack the archive of this part again."
+    return f"{where}: no photographs there (.jpg, .jpeg, .png). Unpack the archive of this part again."
 
 
 def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
@@ -154,7 +160,9 @@ def _part_a(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
                 where = folder / MASK_FOLDER / SPLIT_FOLDERS[split] / LESION_FOLDERS[lesion]
                 problems.append(f"{where}: no masks there. Unpack the archive of part A again.")
             for stem, path in files.items():
-                if stem.removesuffix(f"_{lesion}") not in photographs:
+                if not stem.endswith(f"_{lesion}"):
+                    problems.append(f"{path}: the name of a mask there ends in _{lesion}. Rename it.")
+                elif stem.removesuffix(f"_{lesion}") not in photographs:
                     problems.append(
                         f"{path}: a mask without its photograph. Copy that again, or delete the mask."
                     )
@@ -187,7 +195,7 @@ def _part_b(layout: _Layout, folder: Path, problems: list[str]) -> list[dict]:
 
 def holds_idrid(root: Path) -> bool:
     """Is part A or part B of IDRiD in this folder, or one folder deeper?"""
-    return any(_Layout(root).part(part) for part in PART_FOLDERS)
+    return any(_Layout(root).parts(part) for part in PART_FOLDERS)
 
 
 def scan_idrid(root: str | Path, parts: str = "AB") -> tuple[pd.DataFrame, list[str]]:
@@ -208,14 +216,16 @@ def scan_idrid(root: str | Path, parts: str = "AB") -> tuple[pd.DataFrame, list[
     layout, rows, problems = _Layout(root), [], []
     read = {"A": _part_a, "B": _part_b}
     for part in parts:
-        folder = layout.part(part)
-        if folder is None:
+        found = layout.parts(part)
+        if not found:
             problems.append(
                 f"{root / PART_FOLDERS[part]}: part {part} is absent. "
                 "Unpack its archive there, or give the folder that holds it."
             )
+        elif len(found) > 1:
+            problems.append(f"{found[0]}: {found[1]} holds part {part} as well. Give the folder of one set.")
         else:
-            rows += read[part](layout, folder, problems)
+            rows += read[part](layout, found[0], problems)
     return as_table(rows), problems
 
 
@@ -245,14 +255,29 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
             if image.format == "JPEG" and _ends_in_a_hole(path):
                 raise ValueError("zeros in the place of its end")
             yield image
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read: change its permissions.") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no picture: damaged or half copied. Copy it again.") from error
     except Exception as error:  # a decoder that meets damaged bytes can raise almost anything
         raise DataError(
             f"{path} cannot be read as a picture ({error}): damaged or half copied. Copy it again."
         ) from error
+
+
+def in_colour(image: Image.Image, path: str | Path) -> Image.Image:
+    """The picture in RGB.
+
+    Raises:
+        DataError: it is grey with more than 8 bits: Pillow would cut its numbers off at 255.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{path} is a grey picture of more than 8 bits. Save it as an 8-bit colour picture.")
+    return image.convert("RGB")
 
 
 _HOLE = bytes(512)
@@ -270,10 +295,10 @@ def read_photograph(path: str | Path) -> np.ndarray:
     """A photograph as RGB, uint8 (H, W, 3).
 
     Raises:
-        DataError: the file is missing, truncated or no picture.
+        DataError: the file is missing, truncated, no picture, or grey with more than 8 bits.
     """
     with open_picture(path) as image:
-        return np.array(image.convert("RGB"))
+        return np.array(in_colour(image, path))
 
 
 def read_mask_values(path: str | Path) -> np.ndarray:

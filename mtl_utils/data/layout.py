@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,11 +58,19 @@ def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [path for path in files if not path.name.startswith(".")]
 
 
+def composed(name: str) -> str:
+    """The name with each accent and its letter as one sign (Unicode NFC): names that look alike are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
 def by_stem(files: Sequence[Path], problems: list[str]) -> dict[str, Path]:
-    """Stem -> path. Where two have one, the first counts, and `problems` gets a line."""
+    """Stem -> path. Where two have one, the first counts, and `problems` gets a line.
+
+    A Mac writes accents as signs of their own; the stems have them composed, as `composed` makes them.
+    """
     found: dict[str, Path] = {}
     for path in files:
-        other = found.setdefault(path.stem, path)
+        other = found.setdefault(composed(path.stem), path)
         if other != path:
             problems.append(f"{path}: {other} has the same name. Keep one of them, or rename one.")
     return found
@@ -139,7 +148,9 @@ def match_labels(
         return pd.DataFrame({"name": list(photographs)})
     problems += wrong
     for name in labels.name[~labels.name.isin(photographs)]:
-        problems.append(f"{path}: {name} has no photograph. Copy the photograph again, or delete the row.")
+        problems.append(
+            f"{path}: {name} has no photograph (.jpg, .jpeg, .png). Copy it again, or delete the row."
+        )
     labelled = set(labels.name)
     unlabelled = [name for name in photographs if name not in labelled]
     for name in unlabelled:

@@ -63,7 +63,11 @@ def unpack(packed: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(table: pd.DataFrame) -> str:
-    """Sixteen hex digits that change when any photograph, mask or label of a data set changes."""
+    """Sixteen hex digits that change when any photograph, mask or label of a data set changes.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     digest = hashlib.sha256()
     for row in table.itertuples():
         digest.update(
@@ -71,7 +75,10 @@ def fingerprint(table: pd.DataFrame) -> str:
         )
         for column in ("image", *LESIONS):
             path = getattr(row, column)
-            digest.update(Path(path).read_bytes() if pd.notna(path) else b"-")
+            try:
+                digest.update(Path(path).read_bytes() if pd.notna(path) else b"-")
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error.strerror}). Copy it again.") from error
     return digest.hexdigest()[:16]
 
 
@@ -105,7 +112,8 @@ def prepare_row(row, size: int) -> tuple[np.ndarray, np.ndarray | None]:
             mask = read_mask(path)
             if mask.shape != photograph.shape[:2]:
                 raise DataError(
-                    f"{path} is {mask.shape}, its photograph {row.image} is {photograph.shape[:2]}"
+                    f"{path} is {mask.shape}, its photograph {row.image} is {photograph.shape[:2]}. Copy "
+                    "both from one archive."
                 )
             packed |= shrink(crop_square(mask, fov), size).astype(np.uint8) << bit
     return picture, packed

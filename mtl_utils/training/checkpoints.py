@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from mtl_utils.encoders import why_not_loaded
 from mtl_utils.errors import MTLError
+from mtl_utils.files import write_whole
 from mtl_utils.lesions import GRADES
 from mtl_utils.runtime import default_device
 from mtl_utils.systems.deepmt_dr import Hierarchy
@@ -46,20 +48,15 @@ def write_state(state: dict, path: str | Path) -> None:
     Raises:
         MTLError: it cannot be written.
     """
-    path = Path(path)
-    half = path.with_suffix(".part")
     content = io.BytesIO()
     torch.save(state, content)  # not into the file: torch would say nothing of a full disk
     try:
-        half.write_bytes(content.getbuffer())
-        half.replace(path)
+        write_whole({Path(path): content.getbuffer()})
     except OSError as error:
         raise MTLError(
             f"{path} cannot be written ({error.strerror}). Make room; with --resume the run goes on after "
             "its last whole epoch."
         ) from error
-    finally:
-        half.unlink(missing_ok=True)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -90,7 +87,10 @@ def load_state(checkpoint: str | Path) -> dict:
         parts |= {key: state.get(key) for key in others}
         return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        raise MTLError(f"{path} is no checkpoint of this course, or it is damaged: {error}") from error
+        raise MTLError(
+            f"{path} is no checkpoint of this course, or it is damaged ({why_not_loaded(error)}). Give "
+            "another; a run whose checkpoint is damaged begins anew in another folder (--out)."
+        ) from error
 
 
 def network_state(state: dict) -> dict[str, torch.Tensor]:

@@ -180,8 +180,9 @@ class Config:
                 raise MTLError(
                     f"picture side {side} px: the networks halve it five times, so give a multiple of 32"
                 )
-        if self.batch_size < 1:
-            raise MTLError(f"batch_size {self.batch_size} is below 1")
+        for setting in ("batch_size", "epochs", "rounds", "steps_per_epoch", "patience"):
+            if (number := getattr(self, setting)) is not None and number < 1:
+                raise MTLError(f"{setting} {number} is below 1")
         self._check_recipe()
         if self.mask_loss != "bce" and (self.space.exclusive or self.focal):
             raise MTLError(f"{self.name}: exclusive classes and the focal loss have no mask_loss but 'bce'")
@@ -208,6 +209,8 @@ class Config:
         for setting, known in _CHOICES.items():
             if (given := getattr(self, setting)) not in known:
                 raise MTLError(f"no {setting} {given!r}. There are: {', '.join(known)}.")
+        if not self.tasks:
+            raise MTLError(f"{self.name}: a run learns one task at least")
         if wrong := {*self.tasks, *self.first_tasks}.difference(TASKS, ("isr",)):
             raise MTLError(f"no task {wrong.pop()!r}. There are: {', '.join(TASKS)}, isr.")
 

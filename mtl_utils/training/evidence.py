@@ -29,6 +29,7 @@ def evidence_scores(network: DeepMTDR, config: Config, copy: WorkingCopy, role: 
         A row per photograph: `name`, and the AUC of its evidence map against each of MA, HE, EX, SE that it
         has, and against `background` (`explain.evidence_agreement`). Empty where no photograph has masks.
     """
+    torch.manual_seed(config.seed)  # SmoothGrad adds noise
     rows = config.parts(copy.table).rows(role, "segmentation")
     dataset = FundusDataset(copy, rows, resize_recipe(config.grading_size), space=config.space)
     device, found = next(network.parameters()).device, []

@@ -84,7 +84,9 @@ def precision(system: str, own_backward: bool = False) -> str:
         # Gradients of each task, and those of a label update, are taken without Lightning: the scaling that
         # float16 needs does not reach them.
         return "32-true" if system == "pldmlt" or own_backward else "16-mixed"
-    fast = torch.cpu.get_capabilities().get("avx512_bf16") and system not in DILATED
+    # Older versions of torch do not say what the processor has.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") and system not in DILATED
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -373,16 +375,22 @@ def _earlier_epochs(
 ) -> pd.DataFrame:
     """History of the run that this one goes on with; empty where it begins anew."""
     if not last.exists():
+        kept = [name for name in (BEST_ACCURACY, BEST_LOSS) if (last.parent / f"{name}.ckpt").exists()]
+        if kept and not resume:
+            raise MTLError(
+                f"{last.parent} holds {kept[0]}.ckpt of an earlier run: nothing was overwritten. Give "
+                "another folder (--out)."
+            )
         return pd.DataFrame()
     if not resume:
         raise MTLError(
             f"{last.parent} already holds a run. Go on with it (--resume), or give another folder (--out)."
         )
     state = load_state(last)
-    if config_from(state) != config:
+    if differing := _differing(config_from(state), config):
         raise MTLError(
-            f"the run in {last.parent} has another configuration: resume it with the same arguments, "
-            "or use another folder."
+            f"the run in {last.parent} differs in: {', '.join(differing)}. Resume it with the arguments, and "
+            "the version of the course, that it began with, or use another folder."
         )
     _same_data(state, copy, last)
     if state["pseudo_digest"] != (pseudo and pseudo.digest):
@@ -400,6 +408,13 @@ def _same_data(state: dict, copy: WorkingCopy, checkpoint: str | Path) -> None:
         raise MTLError(f"{checkpoint} learned from other data. Give the same --data, or another folder.")
 
 
+def _differing(there: Config, wanted: Config) -> list[str]:
+    """The settings in which two configurations differ, as 'seed (0, now 1)'."""
+    before, now = flat_settings(asdict(there)), flat_settings(asdict(wanted))
+    pairs = {key: (before.get(key), now.get(key)) for key in [*now, *before]}
+    return [f"{key} ({old}, now {new})" for key, (old, new) in pairs.items() if old != new]
+
+
 def _finished(history: pd.DataFrame, config: Config) -> bool:
     """Has this run had its epochs, or was it stopped early? Resumed, Lightning would train one more."""
     if history.empty:
@@ -414,18 +429,14 @@ def _first_network(
     """Checkpoint of the network that comes before, and the seconds that it learned: trained now, or given."""
     wanted = first_config(config)
     if first is None:
+        if (folder / f"{LAST}.ckpt").exists() and not (folder / FIRST).exists():
+            raise MTLError(f"the run in {folder} began with a first network that was given: use --first")
         result = fit(wanted, copy, folder / FIRST, resume=resume, progress=progress)
         return result.checkpoint(), result.seconds
     state = load_state(first)
     given = config_from(state)
     _same_data(state, copy, first)
-    if replace(given, name=wanted.name) != wanted:
-        there = flat_settings(asdict(given))
-        differing = [
-            key
-            for key, value in flat_settings(asdict(wanted)).items()
-            if key != "name" and there.get(key) != value
-        ]
+    if differing := _differing(replace(given, name=wanted.name), wanted):
         raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
     if wanted.chosen == LAST and not _finished(pd.DataFrame(state["history"]), wanted):
         raise MTLError(

@@ -85,7 +85,8 @@ def run_gains(records: Sequence[dict], metrics: Mapping[str, str] = GAIN_METRICS
 
     Returns:
         A row per run that has both partners: experiment, seed, the relative change of each task and
-        `GAIN`, in percent. Empty where there is none.
+        `GAIN`, in percent. Empty where there is none. A seed whose single-task value is not above 0 is left
+        out, which favours the single task.
     """
     singles = {
         (task, _setting(run)): run

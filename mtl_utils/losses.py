@@ -30,7 +30,8 @@ def grading_loss(logits: torch.Tensor, grade: torch.Tensor) -> torch.Tensor:
 
 MASK_LOSSES = ("bce", "bce+dice")
 """Losses of masks whose classes do not exclude each other: binary cross-entropy, and with the Dice loss added
-(Milletari et al., V-Net, 2016), which weighs a small lesion's pixels like a large one's."""
+(after Milletari et al., V-Net, 2016; theirs has squares in the denominator, that of
+segmentation-models-pytorch has not), which weighs a small lesion's pixels like a large one's."""
 
 
 def segmentation_loss(

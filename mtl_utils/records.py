@@ -406,12 +406,16 @@ def compare_runs(one: list[dict], other: list[dict], task: str, seed: int = 0) -
         else:
             scores = [segmentation_scores(run) for run in runs]
             values.append([score.values() for score in scores])
-            seen.append([len(score) for score in scores])
+            seen.append([_drawn_photographs(run) for run in runs])
             n = len(scores[0])
     if any(photographs != seen[0][0] for runs in seen for photographs in runs):
         raise MTLError("these runs were not judged on the same photographs")
     found = paired_bootstrap(*values, n, BOOTSTRAP_RESAMPLES, seed)
     return found if task == "grading" else _moved_to_records(found, *pair)
+
+
+def _drawn_photographs(run: dict) -> list[str]:
+    return [row["name"] for row in run["per_photograph"] if row["task"] == "segmentation"]
 
 
 def _moved_to_records(found: pd.DataFrame, one: list[dict], other: list[dict]) -> pd.DataFrame:
@@ -581,8 +585,8 @@ def about(runs: tuple[dict, ...]) -> dict:
 
 
 def paired_difference(records: list[dict], one: str, other: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Is one experiment better than another? Runs with the same seed (and data, split, protocol and profile)
-    are compared, as in MTUnet's paper.
+    """Is one experiment better than another? Runs with the same seed are compared, as in MTUnet's paper. All
+    are of one kind (data, split, protocol, profile and encoder): that of most pairs, of equally many the first.
 
     Args:
         records: from `load_records`.
@@ -591,8 +595,8 @@ def paired_difference(records: list[dict], one: str, other: str, metrics: Sequen
 
     Returns:
         A row per metric: mean of each, the mean `difference` (one minus other), its 95 % interval `low` to
-        `high` and the `p` of the paired t-test, and `seeds`, how many pairs there are. Empty with fewer than
-        two pairs.
+        `high` and the `p` of the paired t-test, and `seeds`, how many pairs there are. Metrics that one of
+        these runs lacks are left out. Empty with fewer than two pairs.
 
     >>> runs = [("a", 0, 0.5), ("a", 1, 0.7), ("b", 0, 0.4), ("b", 1, 0.5)]
     >>> records = [{"experiment": name, "seed": seed, "x": value} for name, seed, value in runs]
@@ -600,17 +604,21 @@ def paired_difference(records: list[dict], one: str, other: str, metrics: Sequen
     >>> table.difference.round(3).item(), table.p.round(3).item()  # differences 0.1 and 0.2: t = 3
     (0.15, 0.205)
     """
-    alike = ("seed", "data", "split", "protocol", "profile")
+    alike = ("seed", "data", "split", "protocol", "profile", "encoder_name")
     runs = {
         name: {tuple(map(run.get, alike)): run for run in records if run["experiment"] == name}
         for name in (one, other)
     }
     pairs = [pair for pair in runs[one] if pair in runs[other]]
+    kinds = [pair[1:] for pair in pairs]
+    pairs = [pair for pair in pairs if pair[1:] == max(kinds, key=kinds.count)]
     if len(pairs) < 2:
         return pd.DataFrame()
     rows = {}
     for metric in metrics:
-        values = [np.array([runs[name][pair][metric] for pair in pairs]) for name in (one, other)]
+        values = [np.array([runs[name][pair].get(metric) for pair in pairs]) for name in (one, other)]
+        if None in [*values[0], *values[1]]:
+            continue
         test = stats.ttest_rel(*values)
         low, high = test.confidence_interval(0.95)
         means = dict(zip((one, other), map(np.mean, values), strict=True))

@@ -328,6 +328,28 @@ def test_runs_of_other_seeds_or_other_photographs_are_not_compared():
         compare_runs([graded_run(0, 8)], [other], "grading")
 
 
+def test_masks_of_other_photographs_are_not_compared():
+    one, other = runs_of(load_records(), ["fair-masks"])["fair-masks"][:1], []
+    for run in one:
+        rows = [{**row, "name": f"other {row['name']}"} for row in run["per_photograph"]]
+        other.append({**run, "per_photograph": rows})
+    with pytest.raises(MTLError, match="not judged on the same photographs"):
+        compare_runs(one, other, "segmentation")
+
+
+def test_seeds_are_paired_within_one_kind_of_run():
+    """A run on a GPU is no further seed of those on a CPU; a metric that one run lacks is left out."""
+    runs = [
+        {"experiment": name, "seed": seed, "profile": profile, "x": seed * (1 + (name == "a")), "y": 1.0}
+        for name in "ab"
+        for profile, seeds in (("gpu", (0,)), ("cpu", (0, 1, 3)))
+        for seed in seeds
+    ]
+    del runs[-1]["y"]
+    found = paired_difference(runs, "a", "b", ["x", "y"])
+    assert found.index.tolist() == ["x"] and found.loc["x", ["difference", "seeds"]].tolist() == [4 / 3, 3]
+
+
 def test_masks_are_compared_by_the_records_own_figures():
     runs = runs_of(load_records(), ["fair-masks", "fair-pldmlt"])
     one, other = runs["fair-masks"], runs["fair-pldmlt"]

@@ -586,7 +586,7 @@ def about(runs: tuple[dict, ...]) -> dict:
 
 def paired_difference(records: list[dict], one: str, other: str, metrics: Sequence[str]) -> pd.DataFrame:
     """Is one experiment better than another? Runs with the same seed are compared, as in MTUnet's paper. All
-    are of one kind (data, split, protocol, profile and encoder): that of most pairs, of equally many the first.
+    are of one kind (data, split, protocol, profile, encoder): that of most pairs, of equally many the first.
 
     Args:
         records: from `load_records`.

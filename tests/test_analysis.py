@@ -438,3 +438,34 @@ def test_intervals_are_those_of_the_metrics() -> None:
 def test_draws_of_calibration_follow_the_seed():
     draws = [analysis.calibrated_errors([0.6, 0.7, 0.8] * 5, draws=5, seed=seed) for seed in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1]) and not np.array_equal(draws[0], draws[2])
+
+
+def test_the_share_of_seen_photographs_is_drawn_too() -> None:
+    clean = pd.Series(0.0, index=list("abcdefgh"))
+    paper = clean.copy()
+    paper[list("abcd")] = 1.0  # all of the gain is from the leak, in each draw
+    found = analysis.leak_effect(clean, paper, "abcd")
+    assert found["from_leak"] == found["gain"] == 0.5
+    assert found["from_leak/low"] == found["gain/low"] < 0.5 < found["gain/high"] == found["from_leak/high"]
+
+
+def test_calibration_keeps_its_bins_edges_and_ends() -> None:
+    confidence = np.linspace(0.3, 1, 50)
+    few, many = (analysis.calibrated_errors(confidence, bins, draws=50).mean() for bins in (2, 40))
+    assert few < many / 2
+    found = analysis.reliability_bins([0.5, 0.55, 0.75, 1.0], [True] * 4, bins=4)
+    assert found.low.tolist() == [0.5, 0.75] and found.photographs.tolist() == [2, 2]
+    sure = np.eye(5)[[0, 2, 4]] * 0.5 + 0.1
+    assert analysis.fit_temperature([0, 2, 4], sure) == pytest.approx(1 / 20, abs=0.01)
+    assert analysis.fit_temperature([1, 3, 0], sure) == pytest.approx(20, abs=0.1)
+
+
+def test_an_ensemble_on_one_grade_has_no_kappa() -> None:
+    sure = {f"p{grade}": float(grade == 2) for grade in range(5)}
+    rows = [{"name": name, "task": "grading", "grade": 2, **sure} for name in "ab"]
+    found = analysis.scores_of_ensemble([analysis.graded(rows)])
+    assert found.accuracy.tolist() == [1, 1] and found.QWK.isna().all()
+
+
+def test_an_interval_that_ends_at_zero_tells_nothing() -> None:
+    assert analysis.verdict(0, 1) == analysis.verdict(-1, 0) == "not to be told apart"

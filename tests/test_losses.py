@@ -274,3 +274,10 @@ def test_restoring_is_learned_by_the_absolute_difference():
     restored = torch.zeros(1, 3, 2, 2)
     restored[0, 0, 0, 0], restored[0, 1, 1, 1] = 0.6, -0.6
     assert task_loss("isr", restored, batch).item() == pytest.approx(2 * 0.6 / 12)
+
+
+def test_grade_0_is_a_label_for_the_focal_loss():
+    logits = torch.tensor([[2.0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0]])
+    expected = categorical_focal_loss(logits[:1], torch.tensor([[1.0, 0, 0, 0, 0]]), *FOCAL).item()
+    batch = {"grade": torch.tensor([0, -1])}
+    assert focal_task_loss("grading", logits, batch, FOCAL).item() == expected > 0

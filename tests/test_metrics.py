@@ -626,3 +626,10 @@ def test_masks_by_photograph_are_at_the_threshold_that_is_asked_for():
     metrics.update(torch.tensor([[[[0.9, 0.4, 0.4, 0.1]]]]), torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]))
     assert metrics.per_photograph(0.5).lesion.item() == pytest.approx(2 / 3)  # 2 x 1 / (1 + 2)
     assert metrics.per_photograph(0.3).lesion.item() == pytest.approx(4 / 5)  # 2 x 2 / (3 + 2)
+
+
+def test_every_draw_of_a_bootstrap_is_another():
+    """They come in blocks."""
+    draws = np.concatenate([*module._draws(20, 600, seed=0)])
+    assert draws.shape == (600, 20) and (draws.sum(axis=1) == 20).all()
+    assert len(np.unique(draws, axis=0)) == 600

@@ -436,3 +436,36 @@ def test_the_command_needs_a_checkpoint(
     nothing, out = tmp_path / "none.ckpt", tmp_path / "out"
     assert mtl_predict(monkeypatch, picture, "--checkpoint", nothing, "--out", out) == 2
     assert str(nothing) in capsys.readouterr().err and not out.exists()
+
+
+class LeftQuarter(FakeNetwork):
+    """How bright is the left quarter of what it sees?"""
+
+    def forward(self, image: torch.Tensor, tasks: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        left = 9 * image[..., : image.shape[-1] // 4].mean().view(1, 1)
+        return {"grading": torch.cat([left, torch.zeros(1, 4)], dim=1)}
+
+
+def test_a_photograph_is_predicted_with_the_mirror_images_and_turns_of_its_run() -> None:
+    def logit(picture: np.ndarray, **settings: bool) -> float:
+        run = config(tasks=("grading",), **settings)
+        found = predict.predict_photograph(LeftQuarter({}), run, picture).probabilities
+        return np.log(found[0] / found[1])
+
+    image = photograph()
+    image[:, 100:180] //= 4
+    plain, mirrored = logit(image), logit(image[:, ::-1])
+    flipped, turned = logit(image, flips=True), logit(image, flips=True, turns=True)
+    sides = (logit(np.rot90(image)) + logit(np.rot90(image, -1))) / 2
+    assert abs(plain - mirrored) > 0.5 and abs(flipped - sides) > 0.1
+    assert flipped == pytest.approx((plain + mirrored) / 2, abs=0.01)
+    assert turned == pytest.approx((flipped + sides) / 2, abs=0.01)
+
+
+def test_what_is_below_one_half_is_not_marked(tmp_path: Path) -> None:
+    image = photograph()
+    mask = np.full(image.shape[:2], 0.4, np.float32)
+    found = predict.Prediction(image, field_of_view(image), config(), masks=dict.fromkeys(LESIONS, mask))
+    assert found.summary() == "marked: nothing"
+    predict.save_prediction(found, "eye", tmp_path)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "eye_overlay.png")), image)

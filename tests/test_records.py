@@ -15,11 +15,13 @@ import pytest
 from conftest import ROOT
 
 from mtl_utils import __version__
+from mtl_utils.analysis import paired_bootstrap
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.files import write_whole
 from mtl_utils.records import (
     PAPER_TABLES,
+    about,
     beside,
     compare_runs,
     ladder,
@@ -28,6 +30,7 @@ from mtl_utils.records import (
     paired_difference,
     record_name,
     results_folder,
+    rows_of,
     runs_of,
     segmentation_scores,
     write_record,
@@ -388,3 +391,34 @@ def test_only_runs_of_one_setting_are_pairs():
         runs = [basis | {"experiment": "a", "seed": s, "x": 0.5 + s / 10} for s in (0, 1)]
         runs += [basis | {"experiment": "b", "seed": s, "x": 0.4, key: "another"} for s in (0, 1)]
         assert paired_difference(runs, "a", "b", ["x"]).empty, key
+
+
+@pytest.mark.parametrize("key", ["data", "split", "protocol"])
+def test_only_runs_on_idrids_clean_test_photographs_are_compared(key):
+    assert runs_of([graded_run(0, 5, **{key: "another"})], ["x"]) == {}
+
+
+def test_the_interval_of_masks_moves_with_the_difference():
+    runs = runs_of(load_records(), ["fair-masks", "fair-pldmlt"])
+    one, other = (each[:1] for each in runs.values())
+    row = compare_runs(one, other, "segmentation", seed=3).loc[AUPR]
+    values = [[segmentation_scores(run).values() for run in each] for each in (one, other)]
+    plain = paired_bootstrap(*values, len(segmentation_scores(one[0])), 1000, 3).loc[AUPR]
+    assert [row.low, row.high] == pytest.approx([end + row["shift"] for end in (plain.low, plain.high)])
+
+
+def test_runs_of_other_data_have_a_row_of_their_own_and_minutes_are_a_mean():
+    table = PAPER_TABLES["IDRiD, lesions: what others published"]
+    run = runs_of(load_records(), ["lesions-best"])["lesions-best"][0]
+    runs = [run, {**run, "seconds": 3 * run["seconds"]}, {**run, "data": "IDRiD + DiaRetDB1"}]
+    ours = [row for row in rows_of(runs, table) if row.runs]
+    assert [len(row.runs) for row in ours] == [2, 1]
+    assert about(ours[0].runs)["minutes"] == pytest.approx(2 * run["seconds"] / 60, abs=0.051)
+
+
+def test_a_run_on_ddr_stands_in_no_table_of_idrid():
+    run = runs_of(load_records(), ["fair-masks"])["fair-masks"][0]
+    for title, table in PAPER_TABLES.items():
+        if table.on_ddr is False:
+            runs = [{**run, "experiment": name, "data": "DDR"} for name in table.experiments()]
+            assert not any(row.runs for row in rows_of(runs, table)), title

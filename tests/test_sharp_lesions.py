@@ -386,3 +386,12 @@ def test_a_window_reaches_the_last_row_and_column():
     rng, nothing = np.random.default_rng(0), np.zeros((8, 8), np.uint8)
     corners = [LesionCrops(7, share=0.0).window(nothing, rng) for _ in range(50)]
     assert {(rows.start, columns.start) for rows, columns in corners} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_the_share_of_crops_with_a_lesion_is_the_one_asked_for():
+    packed, rng = np.zeros((64, 64), np.uint8), np.random.default_rng(0)
+    packed[32, 32] = lesion_bit("MA")
+    found = np.mean([packed[LesionCrops(8, share=0.25).window(packed, rng)].any() for _ in range(2000)])
+    assert found == pytest.approx(
+        0.25 + 0.75 * (8 / 57) ** 2, abs=0.03
+    )  # of the others some meet it by chance

@@ -110,6 +110,11 @@ def code_version() -> str:
     return f"{__version__} ({commit}{'+changes' if changed.strip() else ''})"
 
 
+def usable_cores() -> int:
+    """Those that this process may use: a job of a cluster, or one of several runs (taskset), has not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_device() -> str:
     """'cuda' where torch sees a GPU, else 'cpu'."""
     import torch

@@ -422,6 +422,7 @@ def test_float16_never_meets_gradients_of_each_task(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert precision("shared-encoder") == "16-mixed"
+    assert precision("pldmlt") == precision("findings") == "32-true"
     assert precision("shared-encoder", smoke("pcgrad").own_backward) == "32-true"
 
 

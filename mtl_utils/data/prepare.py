@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -44,7 +43,7 @@ from mtl_utils.data.sets import (
 )
 from mtl_utils.errors import DataError, MTLError
 from mtl_utils.lesions import LESION_NAMES, LESIONS
-from mtl_utils.runtime import cache_dir, is_synthetic
+from mtl_utils.runtime import cache_dir, is_synthetic, usable_cores
 
 FORMAT = 1  # raise when the files below change their meaning
 PHOTOGRAPHS, MASKS, ABOUT = "photographs.u8", "masks.u8", "about.json"
@@ -335,7 +334,7 @@ def prepare(
                 "synthetic": synthetic,
                 "sets": sets,
             }
-            return _prepare(table, about, out, part, workers or os.cpu_count() or 1, progress)
+            return _prepare(table, about, out, part, workers or usable_cores(), progress)
     except OSError as error:
         free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free / 1e6
         raise DataError(

@@ -82,8 +82,9 @@ def precision(system: str, own_backward: bool = False) -> str:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed"
         # Gradients of each task, and those of a label update, are taken without Lightning: the scaling that
-        # float16 needs does not reach them.
-        return "32-true" if system == "pldmlt" or own_backward else "16-mixed"
+        # float16 needs does not reach them. The grader from findings has no gradient, and that scaling would
+        # stop it.
+        return "32-true" if system in ("pldmlt", "findings") or own_backward else "16-mixed"
     # Older versions of torch do not say what the processor has.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") and system not in DILATED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 
 import cv2
 import lightning as L
@@ -18,6 +18,7 @@ from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.data.splits import Split, balanced_rows
 from mtl_utils.pseudo import LabelStore, WithGrades, WithMadeLabels, known_grades
 from mtl_utils.pseudo_grades import PseudoGrades
+from mtl_utils.runtime import usable_cores
 from mtl_utils.systems.base import TASKS
 from mtl_utils.training.config import Config
 from mtl_utils.training.distributed import Place, judged_share, training_share
@@ -176,10 +177,15 @@ def loading() -> dict[str, object]:
     working copy is quick.
     """
     gpu = torch.cuda.is_available()
-    # Of the cores that this process may use: several runs can share a GPU, each with its own (taskset).
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, cores) if gpu else 0
-    return {"num_workers": workers, "pin_memory": gpu, "worker_init_fn": one_thread}
+    # Processes that are not forked (Windows) would each get the whole working copy as a message, every epoch.
+    forked = "fork" in multiprocessing.get_all_start_methods()
+    workers = min(8, usable_cores()) if gpu and forked else 0
+    return {
+        "num_workers": workers,
+        "pin_memory": gpu,
+        "worker_init_fn": one_thread,
+        "multiprocessing_context": "fork" if workers else None,
+    }
 
 
 def one_thread(worker: int) -> None:

@@ -106,9 +106,12 @@ def test_a_first_stage_made_alone_gives_the_same_run(run, synthetic_copy, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"isr_channels": 16}, r"it differs in: hierarchy\.isr_channels$"),
-        ({"seg_aware": False, "scale": 2}, r"it differs in: hierarchy\.scale, hierarchy\.seg_aware$"),
-        ({"first_learning_rate": 0.1}, r"in: hierarchy\.first_learning_rate, learning_rate$"),
+        ({"isr_channels": 16}, r"it differs in: hierarchy\.isr_channels \(8, now 16\)$"),
+        (
+            {"seg_aware": False, "scale": 2},
+            r"in: hierarchy\.scale \(4, .*\), hierarchy\.seg_aware \(True, .*\)$",
+        ),
+        ({"first_learning_rate": 0.1}, r"in: hierarchy\.first_learning_rate \(.*\), learning_rate \(.*\)$"),
     ],
 )
 def test_a_first_stage_that_does_not_fit_is_refused(run, synthetic_copy, tmp_path, changes, said):

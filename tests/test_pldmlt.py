@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from importlib import import_module
 from math import log
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -588,7 +589,7 @@ def test_a_half_written_file_is_never_read(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mtl_utils.pseudo_grades.os.replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         replace(FOUND, table=FOUND.table.iloc[:1]).write(tmp_path)
     assert path.read_bytes() == whole

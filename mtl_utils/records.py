@@ -396,26 +396,22 @@ def compare_runs(one: list[dict], other: list[dict], task: str, seed: int = 0) -
     if not common:
         raise MTLError("nothing to compare: there is no seed that both experiments have")
     pair = [[run for run in runs if run["seed"] in common] for runs in (one, other)]
-    values, seen, n = [], [], 0
+    seen = [_judged_photographs(run, task) for runs in pair for run in runs]
+    if any(photographs != seen[0] for photographs in seen):
+        raise MTLError("these runs were not judged on the same photographs")
+    values = []
     for runs in pair:
         if task == "grading":
             tables = [graded(run["per_photograph"]) for run in runs]
             values.append([grading_values(t.grade, t[PROBABILITIES].to_numpy()) for t in tables])
-            seen.append([list(t.index) for t in tables])
-            n = len(tables[0])
         else:
-            scores = [segmentation_scores(run) for run in runs]
-            values.append([score.values() for score in scores])
-            seen.append([_drawn_photographs(run) for run in runs])
-            n = len(scores[0])
-    if any(photographs != seen[0][0] for runs in seen for photographs in runs):
-        raise MTLError("these runs were not judged on the same photographs")
-    found = paired_bootstrap(*values, n, BOOTSTRAP_RESAMPLES, seed)
+            values.append([segmentation_scores(run).values() for run in runs])
+    found = paired_bootstrap(*values, len(seen[0]), BOOTSTRAP_RESAMPLES, seed)
     return found if task == "grading" else _moved_to_records(found, *pair)
 
 
-def _drawn_photographs(run: dict) -> list[str]:
-    return [row["name"] for row in run["per_photograph"] if row["task"] == "segmentation"]
+def _judged_photographs(run: dict, task: str) -> list[str]:
+    return [row["name"] for row in run["per_photograph"] if row["task"] == task]
 
 
 def _moved_to_records(found: pd.DataFrame, one: list[dict], other: list[dict]) -> pd.DataFrame:

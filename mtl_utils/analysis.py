@@ -313,10 +313,9 @@ def scores_of_ensemble(answers: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for table in [*answers, ensemble(answers)]:
-        found = grading_metrics(table.grade, table[PROBABILITIES].to_numpy())
-        whole = tempered(
-            table[PROBABILITIES].to_numpy(), 1.0
-        )  # a record rounds: to zeros, and to sums near 1
+        chances = table[PROBABILITIES].to_numpy()
+        found = grading_metrics(table.grade, chances)
+        whole = tempered(chances, 1.0)  # a record rounds: to zeros, and to sums near 1
         rows.append(
             {
                 "accuracy": found["grading/accuracy"],

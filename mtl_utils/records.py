@@ -607,7 +607,8 @@ def paired_difference(records: list[dict], one: str, other: str, metrics: Sequen
     }
     pairs = [pair for pair in runs[one] if pair in runs[other]]
     kinds = [pair[1:] for pair in pairs]
-    pairs = [pair for pair in pairs if pair[1:] == max(kinds, key=kinds.count)]
+    most = max(kinds, key=kinds.count, default=None)
+    pairs = [pair for pair in pairs if pair[1:] == most]
     if len(pairs) < 2:
         return pd.DataFrame()
     rows = {}

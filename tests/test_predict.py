@@ -225,7 +225,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 
 
 def test_an_answer_that_is_not_a_number_is_no_grade() -> None:
-    """The largest of numbers that are none would be the first: grade 0, a healthy eye."""
+    """Its largest probability would be the first: grade 0, a healthy eye."""
 
     def lost(image: torch.Tensor, tasks: tuple[str, ...]) -> dict[str, torch.Tensor]:
         return {tasks[0]: torch.full((1, 5), torch.nan)}

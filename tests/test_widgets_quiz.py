@@ -40,9 +40,8 @@ def test_a_quiz_is_whole(chapter: str) -> None:
         assert all(answer["feedback"] for answer in answers), question["question"]
         if question["type"] == "numeric":
             for answer in answers:
-                if (
-                    "range" in answer and answer["correct"]
-                ):  # jupyterquiz rounds first, and asks whether it is below the end
+                # jupyterquiz rounds first, and asks then whether the number is below the end.
+                if "range" in answer and answer["correct"]:
                     low, high = answer["range"]
                     given = np.linspace(low, high, 100, endpoint=False)
                     rounded = [float(f"{each:.{question.get('precision', 15)}g}") for each in given]

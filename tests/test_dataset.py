@@ -297,6 +297,31 @@ def test_deepmt_drs_crops_have_the_pictures_own_pixels():
     assert len(places) > 8
 
 
+class OneSpot(OneEye):
+    """A bright spot that is a lesion."""
+
+    spot = (np.hypot(*(np.mgrid[:64, :64] - 32)) <= 3).astype(np.uint8)
+
+    def image(self, row: int) -> np.ndarray:
+        return np.repeat(255 * self.spot[..., None], 3, axis=2)
+
+    def mask(self, row: int) -> np.ndarray:
+        return np.stack([self.spot] * len(LESIONS))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_masks_lie_on_the_picture(name):
+    crop = None if name == "pldmlt" else 48
+    drawn = FundusDataset(OneSpot(), [0] * 200, training_recipe(name, "segmentation", 64, crop))
+    offsets = []
+    for sample in drawn:
+        bright, mask = ((sample[key][0] > 0.5).nonzero().float() for key in ("image", "mask"))
+        if len(bright) and bright.min() > 2 and bright.max() < len(sample["mask"][0]) - 3:
+            offsets.append((mask.mean(0) - bright.mean(0)).norm())
+    assert len(offsets) > 100
+    assert np.mean(offsets) < 0.3  # half a pixel down and to the right would be 0.7
+
+
 def test_recipes_are_found_by_name():
     for task in ("grading", "segmentation"):
         for crop, last in ((None, []), (32, ["RandomCrop"])):

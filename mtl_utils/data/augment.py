@@ -156,7 +156,8 @@ def lesions_recipe(crop_size: int) -> A.Compose:
             scale=(0.5, 1.0),
             ratio=(0.9, 1.1),
             interpolation=cv2.INTER_LINEAR,
-            mask_interpolation=cv2.INTER_NEAREST,
+            # Not INTER_NEAREST: OpenCV's rounds down, and masks would lie half a pixel beside the picture.
+            mask_interpolation=cv2.INTER_LINEAR,
             p=1.0,
         ),
         A.RandomRotate90(p=1.0),

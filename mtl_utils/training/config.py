@@ -280,8 +280,10 @@ class Config:
 
     @property
     def copy_size(self) -> int:
-        """Side of the working copy that this run reads."""
-        return max(map(self.size, self.tasks))
+        """Side of the working copy that this run reads: the larger of both, also with one task alone. Runs
+        that are compared shall see equally sharp photographs.
+        """
+        return max(self.grading_size, self.segmentation_size)
 
     def photographs_of(self, task: str) -> str:
         """The task, 'grading' or 'segmentation', from whose photographs a task learns."""

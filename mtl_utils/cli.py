@@ -135,7 +135,7 @@ def train(
     first: Annotated[
         Path | None,
         typer.Option(
-            help="What comes before, made earlier: the first network's checkpoint (MTUnet B and semi, "
+            help="What comes before, made earlier: the first network's last.ckpt (MTUnet B and semi, "
             "DeepMT-DR, the lesion network of grade-from-findings), or the pseudo-grades.json of stage 1 "
             "(PLDMLT)."
         ),
@@ -259,12 +259,14 @@ def results(
     from mtl_utils.records import load_records
     from mtl_utils.rerun import command
     from mtl_utils.result_tables import WIDTH, as_text, tables
+    from mtl_utils.training import flat_settings
 
     records, names = load_records(folder), names or []
     found = tables(records, names)
     if as_json:
         flat = [
             {key: value for key, value in record.items() if not isinstance(value, list | dict)}
+            | {f"config/{key}": value for key, value in flat_settings(record["config"]).items()}
             | {"command": command(record)}
             for record in records
             if not names or record["experiment"] in names
@@ -313,12 +315,11 @@ def main() -> None:
         print(f"mtl: {error}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that may not be read
         print(f"mtl: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except SystemExit as ended:
-        if ended.code is not None:
-            raise
-        # So Lightning ends after SIGTERM (kill, scancel): without a status, as if all had gone well.
-        print("mtl: ended by SIGTERM. With --resume a run goes on after its last epoch.", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        # After SIGTERM (kill, scancel) Lightning ends without a status, as if all had gone well.
+        status = 128 + signal.SIGTERM if ended.code is None else ended.code
+        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            how = signal.Signals(status - 128).name
+            print(f"mtl: ended by {how}. With --resume a run goes on after its last epoch.", file=sys.stderr)
+        sys.exit(status)
     sys.exit(2)

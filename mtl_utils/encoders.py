@@ -77,8 +77,8 @@ def create_encoder(
     network = _get_encoder(encoder_name, None, depth)
     if weights == "bundled":
         network.load_state_dict(_bundled_state(encoder_name), strict=True)
-    elif weights is not None:
-        _load_file(network, Path(weights).expanduser(), encoder_name)
+    elif weights and (normalisation := _load_file(network, Path(weights).expanduser(), encoder_name)):
+        return Encoder(network, *normalisation)
     return Encoder(network, *_normalisation(encoder_name, network, from_hub=False))
 
 
@@ -205,8 +205,10 @@ def _bundled_state(encoder_name: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if name in encoder_names}
 
 
-def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
-    """Weights from the encoder's own state dict, or from a checkpoint of this course."""
+def _load_file(network: nn.Module, path: Path, encoder_name: str) -> tuple[tuple[float, ...], ...] | None:
+    """Weights from the encoder's own state dict, or from a checkpoint of this course, which also knows the
+    mean and the standard deviation that they are used to.
+    """
     if not path.is_file():
         raise MTLError(f"no weights file {path}. {CHOICES}")
     try:
@@ -226,6 +228,7 @@ def _load_file(network: nn.Module, path: Path, encoder_name: str) -> None:
         raise MTLError(
             f"the weights in {path} are not those of encoder {encoder_name}: {str(error)[:300]}"
         ) from error
+    return tuple(tuple(own[key].flatten().tolist()) for key in ("mean", "std")) if inside else None
 
 
 def _normalisation(

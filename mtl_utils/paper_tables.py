@@ -360,7 +360,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "Ablation: masks only (L_S); with pseudo grades (L_C); with the label-update network; with another "
         "weight than 1 for the grades. The paper names neither the data nor the weight: 96.94 fits Table 1's "
         "96.949, so IDRiD with DiaRetDB1 and 0.8, but its mIoU is 94.06 here and 94.164 there. In our runs "
-        "it is the entropy term that moves the labels; the look-ahead has next to no weight (chapter 06).",
+        "the label update learns from the entropy term; the look-ahead has next to no weight (chapter 06).",
         _FOLDS_PROTOCOL,
         _FUSED_COLUMNS,
         {
@@ -529,7 +529,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "system: its wiring, its losses, its made or pseudo labels. DeepMT-DR halves the steps between its "
         "two stages, has a lesion subnet without that encoder, and keeps its own learning rate there. "
         "PLDMLT grades with pseudo grades of the photographs with masks, all of them ill: it has never seen "
-        "a healthy eye, and its labels follow the entropy term, not the look-ahead (chapter 06).",
+        "a healthy eye, and its label update learns from the entropy term, not the look-ahead (chapter 06).",
         "",
         {
             "Accuracy": "grading/accuracy",

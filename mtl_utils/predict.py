@@ -13,13 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import nn
 from tqdm.auto import tqdm
 
 from mtl_utils.data.augment import resize_recipe
 from mtl_utils.data.fov import FieldOfView, crop_square, field_of_view, uncrop
-from mtl_utils.data.idrid import open_picture
+from mtl_utils.data.idrid import in_colour, open_picture
 from mtl_utils.data.prepare import shrink
 from mtl_utils.errors import DataError, MTLError
 from mtl_utils.files import write_whole
@@ -101,8 +100,7 @@ def open_photograph(path: str | Path) -> np.ndarray:
     if path.is_dir():
         raise DataError(f"{path} is a folder: give the photographs in it, as in '{path / '*.jpg'}'")
     with open_picture(path) as image:
-        # Cameras note in the file how they were held. Transparency says nothing about the eye and is dropped.
-        photograph = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        photograph = np.array(in_colour(image, path))
     sample = photograph[::4, ::4]
     if np.ptp(sample, axis=2).mean() < _LEAST_COLOUR * sample.max(axis=2).mean():
         raise DataError(

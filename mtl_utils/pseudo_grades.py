@@ -60,7 +60,7 @@ class Rule:
 
 MEDICAL_RULES: Mapping[int, Rule] = {
     0: Rule(most=0),
-    1: Rule(fewest=1, among=("MA",)),
+    1: Rule(fewest=1, most=1, among=("MA",)),
     2: Rule(fewest=1, besides=("MA",)),
     3: Rule(fewest=3),
     4: Rule(fewest=3),
@@ -91,7 +91,7 @@ class PseudoGrades:
         table: a row per photograph: `row` (position in the working copy's table), `name`, `lesions` (the
             kinds that are drawn, 'MA EX'), `classifier` (which was more confident, 0 or 1), its probabilities
             `p0` to `p4`, and for each grade's heat map `lesion_auc0` .. and `disc_auc0` ..
-            (`explain.agreement`; NaN where there is no disc).
+            (`explain.agreement`; NaN where there is no disc, or no lesion: then the heat maps are not asked).
         about: 'data_fingerprint', and 'makers', the digests of the classifiers' checkpoints; from `stage_one`
             also the 'seed' and 'profile' of their runs.
         rules: which grades the drawn lesions rule out; None: none.
@@ -177,13 +177,15 @@ class PseudoGrades:
 
     @classmethod
     def open(cls, path: str | Path) -> PseudoGrades:
-        """Read what `write` wrote.
+        """Read what `write` wrote: the file, or the one in this folder.
 
         Raises:
             DataError: there is no such file, or it is damaged.
         """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
         try:
-            about = json.loads(Path(path).read_text(encoding="utf-8"))
+            about = json.loads(path.read_text(encoding="utf-8"))
             table = pd.DataFrame(about.pop("table"))
             grades = cls(table, about)
             # these need all that decides
@@ -192,8 +194,8 @@ class PseudoGrades:
             raise DataError(f"no pseudo grades {path}. Make them with 'mtl train pldmlt'.") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(
-                f"{path} holds no pseudo grades, or is damaged ({error}). Give the file of stage 1; if it is "
-                "damaged, delete it, and it is made again."
+                f"{path} holds no pseudo grades, or is damaged ({error}). Give the {FILE} of stage 1. If "
+                "this is it, delete it: without --first stage 1 makes it again."
             ) from error
         return grades
 

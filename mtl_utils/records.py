@@ -22,6 +22,7 @@ from scipy import stats
 from mtl_utils.analysis import PROBABILITIES, graded, paired_bootstrap
 from mtl_utils.balancing import FIXED
 from mtl_utils.data.prepare import WorkingCopy
+from mtl_utils.data.splits import split
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.files import write_whole
@@ -81,6 +82,7 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
         A dict that `json.dump` takes; metrics lie flat in it under the names of `mtl_utils.metrics`.
     """
     config = result.config
+    code, device, precisions = _trained_with(result)
     chosen = result.scores(copy)
     other = chosen if _same_network(result, config.chosen, BEST_LOSS) else result.scores(copy, BEST_LOSS)
     return {
@@ -96,15 +98,15 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
         "seed": config.seed,
         "encoder_name": config.encoder_name,
         "encoder_weights": str(config.encoder_weights),
-        "device": device_name(default_device()),
+        "device": device,
         "devices": result.devices,
         "nodes": result.nodes,
-        "precision": precision(config.system, config.own_backward),
+        "precision": precisions,
         "seconds": round(result.seconds, 1),
         "epochs": len(result.history),
         "peak_memory_gib": peak_memory(),
         "date": date.today().isoformat(),
-        "code": _code(result),
+        "code": code,
         "judged_by": code_version(),
         "versions": package_versions(),
         "config": asdict(config),
@@ -126,11 +128,17 @@ def make_record(result: FitResult | CrossValidation, copy: WorkingCopy) -> dict:
     }
 
 
-def _code(result: FitResult | CrossValidation) -> str:
-    """The code that trained the run; of one that was resumed with other code all its versions."""
+def _trained_with(result: FitResult | CrossValidation) -> tuple[str, str, str]:
+    """Code, device and precision that trained the run, not those that judge it; of one that was resumed with
+    others all of them.
+    """
     runs = result.folds if isinstance(result, CrossValidation) else (result,)
-    versions = [version for run in runs for version in load_state(run.checkpoint(LAST))["code"] or ()]
-    return ", ".join(dict.fromkeys(versions)) or code_version()
+    states = [load_state(run.checkpoint(LAST)) for run in runs]
+    code = [version for state in states for version in state["code"] or (code_version(),)]
+    config = result.config
+    here = device_name(default_device()), precision(config.system, config.own_backward)
+    devices, precisions = zip(*(on for state in states for on in state["trained_on"] or (here,)), strict=True)
+    return tuple(", ".join(dict.fromkeys(each)) for each in (code, devices, precisions))
 
 
 def _same_network(result: FitResult | CrossValidation, one: str, other: str) -> bool:
@@ -162,6 +170,8 @@ def _to_score_again(
         found["validation"] = {**chooses.compute(), "per_photograph": graded.to_dict(orient="records")}
         parts = config.parts(copy.table)
         seen = [parts.rows("train", task) for task in _learned_from(config)]
+        if config.pseudo_grades:  # stage 1 has a protocol of its own
+            seen.append(split(copy.table, "clean-folds", config.seed).rows("train", "grading"))
         learned = copy.table.photo.iloc[np.concatenate(seen)]
         found["leaked"] = {
             task: copy.table.name.iloc[rows][copy.table.photo.iloc[rows].isin(learned)].tolist()
@@ -173,8 +183,6 @@ def _to_score_again(
 def _learned_from(config: Config) -> set[str]:
     """The tasks whose photographs a run saw in training, those of the networks before it among them."""
     tasks = {config.photographs_of(task) for task in (*config.tasks, *config.first_tasks)}
-    if config.pseudo_grades:
-        tasks.add("grading")
     if config.lesion_network:
         tasks.add("segmentation")
     return tasks
@@ -327,6 +335,9 @@ _ALWAYS = (
 )  # fmt: skip
 
 
+_SETTINGS = "tasks", "grading_size", "segmentation_size"
+
+
 def load_records(folder: str | Path | None = None) -> list[dict]:
     """All records of a folder, by file name; None: those that come with the course.
 
@@ -349,6 +360,12 @@ def load_records(folder: str | Path | None = None) -> list[dict]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             if not (isinstance(record["experiment"], str) and isinstance(record["config"], dict)):
                 raise ValueError("its experiment or its config is of another kind")
+            if missing := [key for key in _SETTINGS if key not in record["config"]]:
+                raise ValueError(f"its config lacks {', '.join(missing)}")
+            figures = (key for key in record if key.startswith(("grading/", "segmentation/", "isr/")))
+            for key in ("seed", "epochs", "seconds", *figures):
+                if not isinstance(record[key], int | float | None):
+                    raise ValueError(f"{key} is no number")
         except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no text at all
             raise MTLError(
                 f"{path} is no record of this course ({error}). Give a folder that holds records alone; if "
@@ -567,17 +584,25 @@ def _our_values(runs: list[dict], paper: PaperTable) -> dict[str, Value]:
 def about(runs: tuple[dict, ...]) -> dict:
     """How runs that differ in their seeds only were made."""
     first = runs[0]
-    size = first["config"]["grading_size"], first["config"]["segmentation_size"]
     return {
         "data": first["data"],
         "encoder": first["encoder_name"],
-        "px (grade, masks)": f"{size[0]}, {size[1]}",
+        "px (grade, masks)": _sizes(first["config"]),
         "seed": ", ".join(str(run["seed"]) for run in runs),
         "epochs": first["epochs"],
         "device": first["device"],
         "minutes": round(sum(run["seconds"] for run in runs) / len(runs) / 60, 1),
         "date": max(run["date"] for run in runs),
     }
+
+
+def _sizes(config: dict) -> str:
+    """Sides of the pictures, as '256, 512'; '-' for a task that the run has not."""
+    grading, masks = "grading" in config["tasks"], {"segmentation", "isr"} & {*config["tasks"]}
+    sizes = (config["grading_size"] if grading else "-", config["segmentation_size"] if masks else "-")
+    if config.get("lesion_network"):  # it learned masks first
+        sizes = (sizes[0], config["lesion_network"]["segmentation_size"])
+    return "{}, {}".format(*sizes)
 
 
 def paired_difference(records: list[dict], one: str, other: str, metrics: Sequence[str]) -> pd.DataFrame:

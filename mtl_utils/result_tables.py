@@ -148,7 +148,13 @@ def _notes(row: Row, number: str, width: int) -> list[str]:
         f"{how['device']}; minutes {how['minutes']}; {how['date']}; code {_code(row.runs)}"
     )
     about_it = textwrap.wrap(words, width, subsequent_indent="    ", break_on_hyphens=False)
-    return [*about_it, *(f"    {command(run)}" for run in row.runs)]
+    return [*about_it, *(f"    {line}" for line in _commands(row.runs))]
+
+
+def _commands(runs: Sequence[dict]) -> list[str]:
+    """The command of each run; with its commit, where theirs differ."""
+    one = len({commit(run) for run in runs}) == 1
+    return [command(run) + ("" if one else f"  # code {commit(run)}") for run in runs]
 
 
 def _code(runs: Iterable[dict]) -> str:
@@ -188,7 +194,7 @@ def as_html(title: str, table: PaperTable, rows: list[Row]) -> str:
 
 def _number(made: Mapping[str, object], key: str) -> int | None:
     """Sizes sort by their first number; as text 1024 would stand below 320."""
-    first = re.match(r"\d+", str(made.get(key, "")))
+    first = re.search(r"\d+", str(made.get(key, "")))
     return int(first[0]) if first and key.startswith("px") else None
 
 
@@ -226,7 +232,7 @@ def _again(runs: Sequence[dict]) -> str:
     """The commands, folded up; `highlight` is what the book gives a button to copy."""
     if not runs:
         return ""
-    commands = escape("\n".join(command(run) for run in runs))
+    commands = escape("\n".join(_commands(runs)))
     return f'<details><summary>command</summary><div class="highlight"><pre>{commands}</pre></div></details>'
 
 

@@ -109,7 +109,11 @@ def test_wrong_words_give_status_2_and_a_clear_message(tmp_path, monkeypatch, ca
             "mtl: broken\n  - a.jpg: half\n  - b.jpg: gone\n",
         ),
         (OSError(28, "No space left on device", "x/y.jpg"), 2, "mtl: x/y.jpg: No space left on device\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            KeyboardInterrupt(),
+            130,
+            "mtl: ended by SIGINT. With --resume a run goes on after its last epoch.\n",
+        ),
     ],
 )
 def test_errors_become_one_message(monkeypatch, capsys, error, code, message):

@@ -98,6 +98,25 @@ def test_a_photograph_that_was_scaled_and_saved_again_is_the_same(tmp_path, scal
     assert differences[0, 1] < SAME_BELOW < differences[0, 2]
 
 
+@pytest.mark.parametrize("light", [1.0, 0.3, 0.1])
+def test_dark_photographs_are_not_all_the_same(tmp_path, light):
+    dark = Image.fromarray((retina() * light).astype(np.uint8))
+    dark.save(tmp_path / "0.png")
+    dark.save(tmp_path / "1.jpg", quality=90)
+    dark.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "2.png")
+    differences = rms_differences(thumbnails(sorted(tmp_path.iterdir()), progress=False))
+    assert differences[0, 1] < SAME_BELOW < differences[0, 2]
+
+
+def test_a_turned_photograph_is_found(tmp_path):
+    upright, exif = Image.fromarray(retina()), Image.Exif()
+    exif[0x0112] = 6  # a viewer turns the picture by a quarter, clockwise
+    upright.save(tmp_path / "0.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "1.png", exif=exif)
+    assert same_pairs(thumbnails(sorted(tmp_path.iterdir()), progress=False)).tolist() == [[0, 1]]
+    assert np.array_equal(*(read_photograph(path) for path in sorted(tmp_path.iterdir())))
+
+
 def test_a_thumbnail_is_the_area_average_of_the_photograph(synthetic_root):
     path = read_idrid(synthetic_root).image[0]
     expected = cv2.resize(read_photograph(path).astype(np.float32), (96, 64), interpolation=cv2.INTER_AREA)

@@ -24,6 +24,7 @@ from mtl_utils.encoders import (
 )
 from mtl_utils.errors import HubError, MTLError
 from mtl_utils.systems.baselines import LesionBaseline
+from mtl_utils.systems.shared_encoder import SharedEncoder
 
 PICTURES = {"chelsea": 285, "coffee": 967}  # ImageNet's 'Egyptian cat' and 'espresso'
 
@@ -106,11 +107,21 @@ def test_weights_from_a_file(tmp_path):
 
 
 def test_weights_from_a_checkpoint_of_the_course(smoke_checkpoint):
-    encoder = create_encoder(BUNDLED_ENCODER, smoke_checkpoint).network
+    made = create_encoder(BUNDLED_ENCODER, smoke_checkpoint)
+    encoder = made.network
     saved = torch.load(smoke_checkpoint, weights_only=True)["state_dict"]
     assert torch.equal(
         encoder.state_dict()["model.conv_stem.weight"], saved["network.encoder.model.conv_stem.weight"]
     )
+    assert made.mean == made.std == (0.5, 0.5, 0.5)
+
+
+def test_a_checkpoint_brings_the_normalisation_that_it_was_trained_with(tmp_path):
+    shared = SharedEncoder("resnet18", None)
+    shared.mean.fill_(0.25)
+    torch.save({"state_dict": {f"network.{k}": v for k, v in shared.state_dict().items()}}, tmp_path / "x")
+    assert create_encoder("resnet18", tmp_path / "x").mean == (0.25, 0.25, 0.25)
+    assert create_encoder("resnet18", None).mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize(

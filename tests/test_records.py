@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,8 @@ def record(**changes) -> dict:
         "schema": 1, "experiment": "shared-lambda-0.1", "profile": "cpu", "protocol": "clean",
         "data": "IDRiD", "split": "test", "encoder_name": "resnet18", "seed": 3, "epochs": 2, "device": "CPU",
         "seconds": 90.0, "date": "2026-01-01", "code": "0.1.0 (0123456789ab)",
-        "config": {"grading_size": 64, "segmentation_size": 96}, "grading/accuracy": 0.5,
+        "config": {"tasks": ["grading", "segmentation"], "grading_size": 64, "segmentation_size": 96},
+        "grading/accuracy": 0.5,
         "segmentation/report_dice": 0.123456,
     }  # fmt: skip
     return {**basis, **changes}
@@ -77,7 +78,10 @@ def test_files_are_replaced_together_or_not_at_all(tmp_path, monkeypatch):
     assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2") and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("changes", [{"config": []}, {"experiment": []}, {"seconds": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"config": []}, {"config": {}}, {"experiment": []}, {"seconds": None}, {"grading/accuracy": "0.5"}],
+)
 def test_a_record_that_lacks_something_is_named(tmp_path, changes):
     broken = {key: value for key, value in {**record(), **changes}.items() if value is not None}
     (tmp_path / "broken.json").write_text(json.dumps(broken))
@@ -123,7 +127,7 @@ def test_the_reports_table_is_as_printed():
 
 def mtunet(seed: int, red: float, **changes) -> dict:
     """A record of MTUnet; runs of one experiment differ in their seeds only."""
-    config = {"grading_size": 256, "segmentation_size": 256, "seed": seed, **changes}
+    config = asdict(Config("mtunet-c-semi")) | {"seed": seed, **changes}
     return record(experiment="mtunet-c-semi", seed=seed, config=config, **{"segmentation/dice/red": red})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from helpers import mtl
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS
 from mtl_utils.paper_tables import DEEPMT_DR, MTUNET, PAPER_TABLES, PLDMLT_PAPER, PUBLISHED, REPORT
-from mtl_utils.records import load_records, rows_of
+from mtl_utils.records import about, load_records, rows_of
 from mtl_utils.rerun import command
 from mtl_utils.result_tables import OTHER_RUNS, WIDTH, as_html, as_text, runs_as_html, tables
 
@@ -230,7 +231,7 @@ def test_sizes_are_sorted_as_numbers():
         for cell in line.find_all("td")[-8:-7]
         if cell.has_attr("data-sort")
     ]
-    assert len(sorts) > 20 and all(text.startswith(number) for number, text in sorts)
+    assert len(sorts) > 20 and all(re.match(rf"(-, )?{number}\b", text) for number, text in sorts)
 
 
 def test_what_stands_in_a_record_is_escaped():
@@ -242,3 +243,24 @@ def test_what_stands_in_a_record_is_escaped():
 def test_the_vendored_script_says_where_it_is_from():
     head = (ROOT / "book/_static/sortable.js").read_text().split("*/")[0]
     assert all(word in head for word in ("sortable-tablesort", "4.1.7", "Unlicense"))
+
+
+def test_sizes_are_those_of_the_tasks_that_a_run_has():
+    shown = {
+        run["experiment"]: about((run,))["px (grade, masks)"] for run in RECORDS if run["profile"] == "cpu"
+    }
+    expected = {
+        "fair-shared": "256, 256", "balance-grading": "256, -", "lesions-best": "-, 1024",
+        "grade-from-findings": "1024, 1024", "isr": "-, 512",
+    }  # fmt: skip
+    assert {name: shown[name] for name in expected} == expected
+
+
+def test_runs_of_two_commits_say_which_made_which():
+    one, other = ({**RECORDS[0], "judged_by": f"0.1.0 ({digit * 12})"} for digit in "ab")
+    table = PAPER_TABLES["Shared-encoder report, Table 1"]
+    row = rows_of(RECORDS, table)[0]
+    for make in (as_text, as_html):
+        made = make("", table, [replace(row, runs=(one, other))])
+        assert made.count(f"{command(one)}  # code {'a' * 12}") == 1
+        assert f"{command(one)}  # code" not in make("", table, [replace(row, runs=(one, one))])

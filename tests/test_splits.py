@@ -212,6 +212,14 @@ def test_too_few_photographs_for_a_validation_split():
         split(table.astype({"grade": "Int64", "dme": "Int64"}))
 
 
+def test_a_few_photographs_of_each_grade_are_split_too():
+    names = [f"photo-{number}" for number in range(20)]
+    columns = {"part": "B", "split": "train", "name": names, "photo": names, "grade": [0, 1, 2, 3, 4] * 4}
+    table = pd.DataFrame(columns).assign(dme=0).astype({"grade": "Int64", "dme": "Int64"})
+    roles = split(table).roles
+    assert 1 <= (roles == "val").sum() <= 5 and {*roles} == {"train", "val"}
+
+
 # ------------------------------------------------------------------------------------------------- folds
 def folds(table: pd.DataFrame, seed: int = 0) -> list[Split]:
     return [split(table, "clean-folds", seed, fold) for fold in range(FOLDS)]

@@ -25,6 +25,7 @@ from mtl_utils.data.splits import split
 from mtl_utils.errors import MTLError
 from mtl_utils.experiments import EXPERIMENTS, experiment
 from mtl_utils.records import load_records, make_record, write_record
+from mtl_utils.runtime import device_name
 from mtl_utils.systems.shared_encoder import SharedEncoder
 from mtl_utils.training import (
     BEST_LOSS,
@@ -111,13 +112,14 @@ def test_a_killed_run_resumes_to_the_same_weights(undisturbed, synthetic_copy, t
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_that_is_told_to_end_does_not_end_as_if_all_had_gone_well(synthetic_root, tmp_path):
-    """By SIGTERM, as from kill, scancel or docker stop."""
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])
+def test_a_run_that_is_told_to_end_does_not_end_as_if_all_had_gone_well(sent, synthetic_root, tmp_path):
+    """By SIGTERM, as from kill, scancel or docker stop; by SIGINT, as from Ctrl-C."""
     words = ["train", "grading-only", "--profile", "smoke", "--data", str(synthetic_root)]
     words += ["--out", str(tmp_path / "run")]
-    told = ended_in_the_second_epoch("SIGTERM", f"sys.argv = ['mtl', *{words}]; main()")
-    assert told.returncode == 128 + signal.SIGTERM
-    assert "mtl: ended by SIGTERM" in told.stderr and "--resume" in told.stderr
+    told = ended_in_the_second_epoch(sent, f"sys.argv = ['mtl', *{words}]; main()")
+    assert told.returncode == 128 + signal.Signals[sent]
+    assert f"mtl: ended by {sent}" in told.stderr and "--resume" in told.stderr
     assert "Traceback" not in told.stderr and not list((tmp_path / "run").glob("*.json"))
 
 
@@ -132,8 +134,11 @@ def test_the_best_checkpoint_stays_the_best_where_the_folder_was_moved(tmp_path)
     assert here.best_model_score == 0.1
 
 
-def test_a_checkpoint_tells_the_code_that_made_it(undisturbed, synthetic_copy, tmp_path, monkeypatch):
+def test_a_checkpoint_tells_the_code_and_the_device_that_made_it(
+    undisturbed, synthetic_copy, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MTL_COMMIT", "aaaa")
+    monkeypatch.setattr("mtl_utils.training.module.device_name", lambda device: "CPU, 7 threads")
     fit(replace(undisturbed.config, epochs=1), synthetic_copy, tmp_path, progress=False)
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     last["hyper_parameters"]["config"]["epochs"] = 2
@@ -143,7 +148,9 @@ def test_a_checkpoint_tells_the_code_that_made_it(undisturbed, synthetic_copy, t
         replace(undisturbed.config, epochs=2), synthetic_copy, tmp_path, resume=True, progress=False
     )
     monkeypatch.setenv("MTL_COMMIT", "cccc")  # what is judged later was made by the two
-    assert make_record(resumed, synthetic_copy)["code"] == f"{__version__} (aaaa), {__version__} (bbbb)"
+    made = make_record(resumed, synthetic_copy)
+    assert made["code"] == f"{__version__} (aaaa), {__version__} (bbbb)"
+    assert made["device"] == "CPU, 7 threads" != device_name("cpu")
 
 
 def test_a_checkpoint_is_judged_once_though_it_has_two_names(undisturbed, synthetic_copy, monkeypatch):
@@ -310,6 +317,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path
     assert run_folder("~/run") == tmp_path / "run"
 
 
+def test_a_run_and_a_cross_validation_do_not_share_a_folder(undisturbed, synthetic_copy, tmp_path):
+    config = replace(undisturbed.config, protocol="clean-folds")
+    with pytest.raises(MTLError, match="a run without folds"):
+        folds.cross_validate(config, synthetic_copy, undisturbed.folder, resume=True)
+    (tmp_path / "fold-0").mkdir()
+    with pytest.raises(MTLError, match="holds a cross-validation"):
+        fit(undisturbed.config, synthetic_copy, tmp_path, resume=True)
+
+
 def test_a_finished_run_may_lie_where_nothing_can_be_written(undisturbed, synthetic_copy, monkeypatch):
     def refused(folder):
         raise MTLError(f"{folder} cannot be written")
@@ -463,7 +479,9 @@ def test_mtl_train_leaves_a_record(monkeypatch, tmp_path, capsys):
     assert record["seconds"] > 0
     assert f"{record['grading/accuracy']:.3f}" in capsys.readouterr().out
     assert mtl(monkeypatch, "results", "--folder", str(tmp_path), "--json") == 0
-    assert json.loads(capsys.readouterr().out)[0]["grading/accuracy"] == record["grading/accuracy"]
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["grading/accuracy"] == record["grading/accuracy"]
+    assert told["config/learning_rate"] == record["config"]["learning_rate"]
     assert mtl(monkeypatch, "train", "grading-only", "--profile", "smoke", "--out", str(tmp_path)) == 2
     assert "--resume" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import ImageOps
 from tqdm.auto import tqdm
 
 from mtl_utils.data.duplicates import (
@@ -218,7 +219,7 @@ def _check_mask(path: str, photograph: str | None, may_be_empty: bool) -> bool:
     if photograph is None:
         return not empty
     with open_picture(photograph) as image:
-        width, height = image.size
+        width, height = ImageOps.exif_transpose(image).size
     if values.shape != (height, width):
         raise DataError(
             f"{path}: {values.shape[1]} x {values.shape[0]} pixels, its photograph {Path(photograph).name} "

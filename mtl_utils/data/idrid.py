@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mtl_utils.data.layout import (
     IMAGE_SUFFIXES,
@@ -270,14 +270,14 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
 
 
 def in_colour(image: Image.Image, path: str | Path) -> Image.Image:
-    """The picture in RGB.
+    """The picture in RGB, upright: cameras note in the file how they were held.
 
     Raises:
         DataError: it is grey with more than 8 bits: Pillow would cut its numbers off at 255.
     """
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{path} is a grey picture of more than 8 bits. Save it as an 8-bit colour picture.")
-    return image.convert("RGB")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 _HOLE = bytes(512)

@@ -21,7 +21,8 @@ class LesionCrops:
 
     Attributes:
         side: of a window, in pixels of the picture.
-        share: of the windows that hold a lesion's pixel, 0 to 1; the others lie anywhere.
+        share: of the windows of a photograph with lesions that are placed on a pixel of one, 0 to 1; the
+            others lie anywhere.
     """
 
     side: int

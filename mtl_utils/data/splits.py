@@ -98,6 +98,8 @@ def _validation(table: pd.DataFrame, seed: int) -> np.ndarray:
     kinds = table.part + table.grade.astype("string").fillna("-")
     parts = table.part.unique()
     folds = min(VALIDATION_FOLDS, *(table.photo[table.part == part].nunique() for part in parts))
+    if kinds.value_counts().max() < folds:
+        kinds[:] = ""  # every kind is rarer than there are folds: nothing to share out
     if folds >= 2:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():

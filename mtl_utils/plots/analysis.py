@@ -17,11 +17,14 @@ from mtl_utils.lesions import DISEASE_LESIONS, GRADES, LESION_COLOURS, LESION_NA
 from mtl_utils.plots.common import (
     EDGE,
     PLAIN,
+    TASK_COLOURS,
     TRAINING,
     VALIDATION,
     grid,
+    lesion_legend,
     open_frame,
     overlay,
+    p_text,
     show_picture,
 )
 from mtl_utils.plots.segmentation import FALSE_ALARM, HIT, MISSED
@@ -29,7 +32,17 @@ from mtl_utils.plots.segmentation import FALSE_ALARM, HIT, MISSED
 LOOKS = tuple(
     zip((TRAINING, VALIDATION, "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00"), "os^DvPX", strict=True)
 )
-"""Colour and marker of each system: colour-blind safe, and told apart without colour."""
+"""Colours and markers of what stands side by side: colour-blind safe, and told apart without colour."""
+SYSTEM_LOOKS = {
+    "grades alone": (TRAINING, "o", ":"),
+    "masks alone": (VALIDATION, "s", "-"),
+    "shared encoder": (TASK_COLOURS["both"], "^", "--"),
+    "MTUnet": ("#E69F00", "D", "-."),
+    "MTUnet, made labels": ("#CC79A7", "v", ":"),
+    "PLDMLT": ("#000000", "P", "-"),
+    "DeepMT-DR": ("#56B4E9", "X", "--"),
+}
+"""Colour, marker and line of each system of the fair comparison. The first three as in all chapters."""
 PENDING = "no recorded run yet"
 
 
@@ -50,7 +63,7 @@ def confusion_with_intervals(
     """
     columns = max(1, len(matrices))
     figure, axes = plt.subplots(
-        1, columns, figsize=(max(5.4, 4.4 * columns), 4.7), layout="constrained", squeeze=False
+        1, columns, figsize=(max(5.4, 3.2 * columns), 3.6), layout="constrained", squeeze=False
     )
     for ax, (name, (counts, low, high)) in zip(axes[0], matrices.items(), strict=False):
         totals = counts.sum(axis=1, keepdims=True)
@@ -118,11 +131,12 @@ def counts_by_grade(table: pd.DataFrame, label: str) -> Figure:
         for which, look in (
             (~asked, {"facecolors": "none", "edgecolors": PLAIN, "marker": "o"}),
             (asked & ~wrong, {"color": HIT, "marker": "o"}),
-            (wrong, {"color": VALIDATION, "marker": "X"}),
+            *(
+                (wrong & (table.predicted == said), {"color": VALIDATION, "marker": f"${said}$"})
+                for said in GRADES
+            ),
         ):
-            ax.scatter(place[which], values[which], s=34, linewidth=0.8, **look)
-        for x, y, grade in zip(place[wrong], values[wrong], table.predicted[wrong], strict=True):
-            ax.annotate(str(grade), (x, y), (4, 2), textcoords="offset points", fontsize=8.5)
+            ax.scatter(place[which], values[which], s=44, linewidth=0.8, **look)
         ax.set_yscale("symlog", linthresh=1)
         ax.set_ylim(-0.3, max(2, table[lesion].max()) * 2)
         ticks = [tick for tick in (0, 1, 10, 100, 1000) if tick <= max(2, table[lesion].max()) * 2]
@@ -136,9 +150,11 @@ def counts_by_grade(table: pd.DataFrame, label: str) -> Figure:
     handles = [
         plt.Line2D([], [], marker="o", color="none", markerfacecolor="none", markeredgecolor=PLAIN),
         plt.Line2D([], [], marker="o", color="none", markerfacecolor=HIT, markeredgecolor=HIT),
-        plt.Line2D([], [], marker="X", color="none", markerfacecolor=VALIDATION, markeredgecolor=VALIDATION),
+        plt.Line2D(
+            [], [], marker="$2$", color="none", markerfacecolor=VALIDATION, markeredgecolor=VALIDATION
+        ),
     ]
-    names = ("learned from", "not seen: right", "not seen: wrong, with the predicted grade")
+    names = ("learned from", "not seen: right", "not seen: wrong, the number is what it said")
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(f"Lesions of photographs whose grade is known ({label})")
     return figure
@@ -286,6 +302,7 @@ def heat_beside_lesions(
         if union.any():
             below.contour(union, levels=[0.5], colors="#56B4E9", linewidths=0.9)
     figure.colorbar(shown, ax=axes[1], label="heat", shrink=0.7)
+    lesion_legend(figure, DISEASE_LESIONS)
     figure.suptitle(f"What the grade looks at; thin lines: true lesions ({label})")
     return figure
 
@@ -325,16 +342,13 @@ def precision_recall_of_systems(
     """Precision against recall, a panel per lesion, a thin line per run.
 
     Args:
-        curves: lesion -> system -> (precision, recall) of each of its runs.
+        curves: lesion -> system (a key of `SYSTEM_LOOKS`) -> (precision, recall) of each of its runs.
         shares: lesion -> share of the pixels that belong to it: the precision of guessing.
         title: of the figure; names the data.
     """
     figure, axes = plt.subplots(1, len(curves), figsize=(9.2, 3.7), layout="constrained", sharey=True)
     systems = list(dict.fromkeys(system for found in curves.values() for system in found))
-    looks = {
-        system: {"color": colour, "linestyle": style}
-        for system, (colour, _), style in zip(systems, LOOKS, ("-", "--", "-.", ":") * 2, strict=False)
-    }
+    looks = {system: dict(zip(("color", "linestyle"), SYSTEM_LOOKS[system][::2])) for system in systems}
     for ax, (lesion, found) in zip(np.atleast_1d(axes), curves.items(), strict=True):
         ax.axhline(shares.get(lesion, np.nan), color=PLAIN, linewidth=1)
         for system, runs in found.items():
@@ -452,12 +466,17 @@ def verdicts(image: np.ndarray, truth: np.ndarray, marked: np.ndarray) -> np.nda
     return shown
 
 
-def _verdict_legend(figure: Figure) -> None:
+VERDICTS = {"found": HIT, "missed": MISSED, "false alarm": FALSE_ALARM}
+
+
+def _legend(figure: Figure, *rows: Mapping[str, str]) -> None:
+    """Name -> colour, a row of patches each; matplotlib fills a legend column by column."""
+    longest = max(map(len, rows))
+    filled = [[*row.items(), *[("", "none")] * (longest - len(row))] for row in rows]
     patches = [
-        Patch(color=colour, label=name)
-        for name, colour in (("found", HIT), ("missed", MISSED), ("false alarm", FALSE_ALARM))
+        Patch(color=colour, label=name) for column in zip(*filled, strict=True) for name, colour in column
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=longest, frameon=False, fontsize=9)
 
 
 def threshold_sheet(
@@ -482,7 +501,7 @@ def threshold_sheet(
             score = dice(truths[lesion], marked)
             text = f"Dice {score:.2f}" if np.isfinite(score) else "none to find"
             show_picture(ax, verdicts(image, truths[lesion], marked), f"from {threshold:g} on: {text}")
-    _verdict_legend(figure)
+    _legend(figure, VERDICTS)
     figure.suptitle(f"{LESION_NAMES[lesion]} at several thresholds ({label})")
     return figure
 
@@ -502,21 +521,25 @@ def case_sheet(
         lesions = slice(0, len(DISEASE_LESIONS))
         show_picture(above, overlay(image, dict(zip(DISEASE_LESIONS, truth, strict=False))), title)
         show_picture(below, verdicts(image, truth[lesions], marked[lesions]))
-    _verdict_legend(figure)
+    above = {LESION_NAMES[lesion]: LESION_COLOURS[lesion] for lesion in DISEASE_LESIONS}
+    _legend(figure, {"above:": "none"} | above, {"below:": "none"} | VERDICTS)
     figure.suptitle(f"{rule} ({label})")
     return figure
 
 
 # ---------------------------------------------------------------------------------------------- systems
 def ranks(values: pd.DataFrame, title: str) -> Figure:
-    """How each score ranks systems, a line per system. `values`: systems x scores, higher is better."""
+    """How each score ranks systems, a line per system. `values`: systems (keys of `SYSTEM_LOOKS`) x scores,
+    higher is better.
+    """
     places = values.rank(ascending=False, method="min")
     figure, ax = plt.subplots(figsize=(9.2, 1.9 + 0.5 * max(2, len(values))), layout="constrained")
-    for (system, line), (colour, marker) in zip(places.iterrows(), LOOKS * 3, strict=False):
+    for system, line in places.iterrows():
+        colour, marker, _ = SYSTEM_LOOKS[system]
         across = np.arange(len(line))
         ax.plot(across, line, f"{marker}-", color=colour, linewidth=2.4, markersize=9)
         ax.annotate(
-            f"{system}  ", (0, line.iloc[0]), ha="right", va="center", color=colour, xytext=(-6, 0),
+            f"{system}  ", (0, line.iloc[0]), ha="right", va="center", xytext=(-6, 0),
             textcoords="offset points",
         )  # fmt: skip
         for x, place, value in zip(across, line, values.loc[system], strict=True):
@@ -596,11 +619,12 @@ def steps_by_lesion(
                 inside = {} if row.low > 0 or row.high < 0 else {"markerfacecolor": "white"}
                 ax.plot(row.value, line, "o", color=colour, markeredgecolor="#333333", markersize=8, **inside)
                 text = {"ha": "center", "va": "bottom", "fontsize": 8.5, "textcoords": "offset points"}
-                ax.annotate(f"{row.value:.3f}", (row.value, line), (0, 6), bbox=free, **text)
+                ax.annotate(f"{row.value:z.3f}", (row.value, line), (0, 6), bbox=free, **text)
             else:
                 place = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center", "fontsize": 9}
                 ax.text(0.5, line, "pending", color=PLAIN, bbox=free, **place)
         ax.set_title(LESION_NAMES.get(name, name), fontsize=10.5)
+        ax.margins(x=0.15)  # room for the numbers
         ax.grid(axis="x", alpha=0.25)
         open_frame(ax)
     np.atleast_1d(axes)[0].set(yticks=range(len(steps)), yticklabels=steps, ylim=(len(steps) - 0.5, -0.7))
@@ -625,8 +649,7 @@ def one_right(counts: pd.DataFrame, title: str) -> Figure:
             ax.text(row.only_one, line, f" {row.only_one}", va="center", fontsize=9)
             ax.text(-row.only_other, line, f"{row.only_other} ", va="center", ha="right", fontsize=9)
             beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
-            shown = f"p = {row.p:.3f}" if row.p >= 0.001 else "p < 0.001"
-            ax.annotate(shown, (1.01, line), **beside)
+            ax.annotate(p_text(row.p), (1.01, line), **beside)
         edge = 1.25 * max(1, counts[["only_one", "only_other"]].to_numpy().max())
         ax.set_xlim(-edge, edge)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -656,7 +679,7 @@ def leak_gains(
     """
     columns = max(1, len(gains))
     figure, axes = plt.subplots(
-        1, columns, figsize=(max(5.4, 4.2 * columns), 4.4), layout="constrained", squeeze=False
+        1, columns, figsize=(max(5.4, 3.3 * columns), 4.0), layout="constrained", squeeze=False
     )
     rng = np.random.default_rng(0)
     for ax, (score, gain) in zip(axes[0], gains.items(), strict=False):

@@ -147,7 +147,7 @@ def conflict_map(conflicts: Mapping[str, pd.DataFrame], label: str) -> Figure:
             averaged. Empty where nobody recorded it.
         label: names the data in the title.
     """
-    width = max(4.6 * len(conflicts), 5.6)
+    width = max(3.4 * len(conflicts), 5.6)
     figure, axes = plt.subplots(
         1, len(conflicts), figsize=(width, 3.9), layout="constrained", squeeze=False, sharey=False
     )
@@ -160,6 +160,7 @@ def conflict_map(conflicts: Mapping[str, pd.DataFrame], label: str) -> Figure:
             continue
         table = rows.pivot_table(index="stage", columns="step", values="cosine", sort=False)
         table = table[sorted(table.columns)]
+        ax.set_facecolor("#999999")  # not measured; white would be a right angle
         drawn = ax.imshow(table, cmap="PuOr", vmin=-0.5, vmax=0.5, aspect="auto")
         ax.set_yticks(range(len(table)), table.index)
         chosen = np.unique(
@@ -184,7 +185,7 @@ def weight_ratios(histories: Mapping[str, pd.DataFrame], label: str) -> Figure:
             train/weight/segmentation; empty where nobody recorded it.
         label: names the data in the title.
     """
-    figure, ax = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(8.2, 4.2), layout="constrained")
     ax.axhline(1, color="black", linewidth=1)
     for name, history in histories.items():
         if history.empty:
@@ -196,7 +197,7 @@ def weight_ratios(histories: Mapping[str, pd.DataFrame], label: str) -> Figure:
         ax.text(0.5, 0.5, _PENDING, ha="center", va="center", color=PLAIN, transform=ax.transAxes)
     else:
         ax.set_yscale("log")
-        ax.legend(frameon=False, fontsize=9.5)
+        figure.legend(loc="outside right center", frameon=False, fontsize=9.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch", ylabel="weight of masks / weight of grade (log)")
     ax.set_title(f"Whose gradient counts how much ({label})", fontsize=11)

@@ -94,6 +94,11 @@ def open_frame(*axes: Axes) -> None:
         ax.spines[["top", "right"]].set_visible(False)
 
 
+def p_text(p: float) -> str:
+    """A p-value as it is written: never as 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def curve_style(column: str) -> dict:
     """Look of a curve: a lesion or group in its colour; else training and validation apart."""
     lesion = column.rsplit("/", 1)[-1]

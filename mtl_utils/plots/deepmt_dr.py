@@ -16,7 +16,6 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from mtl_utils.lesions import DISEASE_LESIONS, LESION_COLOURS
 from mtl_utils.plots.common import (
     EDGE,
-    NAMES,
     PLAIN,
     TASK_COLOURS,
     TRAINING,
@@ -345,7 +344,7 @@ def gradient_bars(norms: pd.DataFrame, label: str) -> Figure:
     titles = {"value": "its value", "gradient": "its pull on the ISR weights"}
     for ax, (column, title) in zip(axes, titles.items(), strict=True):
         bars = ax.barh(norms.index, norms[column], color=SUBNET_COLOURS["isr"])
-        ax.bar_label(bars, [f" {value:.2g}" for value in norms[column]], fontsize=9)
+        ax.bar_label(bars, [f" {value:.3g}" for value in norms[column]], fontsize=9)
         ax.set(title=title)
         ax.margins(x=0.25)
         open_frame(ax)
@@ -446,8 +445,7 @@ def _evidence_dots(ax: Axes, evidence: pd.DataFrame) -> None:
             values = evidence[region].dropna()
             shift = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
             colour = LESION_COLOURS.get(region, PLAIN)
-            name = NAMES.get(region, region)
-            ax.plot(place + shift, values, "o", color=colour, path_effects=EDGE, markersize=6, label=name)
+            ax.plot(place + shift, values, "o", color=colour, path_effects=EDGE, markersize=6)
 
 
 def _pending(ax: Axes) -> None:

@@ -139,8 +139,8 @@ def forest(
     figure, ax = plt.subplots(figsize=(8.6, height), layout="constrained")
     values = [run[key] for run in results.values() for key in run if key.removesuffix("/low") in names]
     low, high = min(0.0, *values) - 0.02, 1.02
-    styles = zip((TRAINING, VALIDATION, "#007A5A"), "os^", strict=True)
-    for place, ((run_name, run), (colour, marker)) in enumerate(zip(results.items(), styles, strict=False)):
+    for place, (run_name, run) in enumerate(results.items()):
+        colour, marker = ((TRAINING, "o"), (VALIDATION, "s"), ("#007A5A", "^"))[place]
         shift = 0.26 * (place - (len(results) - 1) / 2)
         lines = [line + shift for line, metric in enumerate(names) if metric in run]
         found = [metric for metric in names if metric in run]

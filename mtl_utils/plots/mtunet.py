@@ -25,6 +25,7 @@ from mtl_utils.plots.common import (
     measured_shapes,
     open_frame,
     overlay,
+    p_text,
     show_picture,
 )
 
@@ -409,15 +410,15 @@ def paired_intervals(table: pd.DataFrame, names: Mapping[str, str], title: str) 
         names: metric -> its name in the figure; a metric that the table lacks is left out.
         title: of the figure; says what is compared, and on what data.
 
-    An empty table gives an empty figure that says so.
+    A table without any of these gives an empty figure that says so.
     """
-    if table.empty:
+    shown = table.loc[[metric for metric in names if metric in table.index]]
+    if shown.empty:
         figure, ax = plt.subplots(figsize=(8.6, 1.2), layout="constrained")
         ax.text(0.5, 0.5, "no recorded runs of both with two seeds yet", ha="center", va="center")
         ax.set_title(title, fontsize=11)
         ax.set_axis_off()
         return figure
-    shown = table.loc[[metric for metric in names if metric in table.index]]
     figure, ax = plt.subplots(figsize=(8.6, 1.4 + 0.42 * len(shown)), layout="constrained")
     ax.axvline(0, color="black", linewidth=1.2)
     for line, row in enumerate(shown.itertuples()):
@@ -425,7 +426,7 @@ def paired_intervals(table: pd.DataFrame, names: Mapping[str, str], title: str) 
         colour = TRAINING if sure else PLAIN
         ax.plot([row.low, row.high], [line, line], color=colour, linewidth=3)
         ax.plot(row.difference, line, "o", color=colour, markersize=7)
-        text = f"{row.difference:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]  p = {row.p:.2f}"
+        text = f"{row.difference:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]  {p_text(row.p)}"
         beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
         ax.annotate(text, (1.01, line), color=colour, **beside)
     ax.set_yticks(range(len(shown)), [names[metric] for metric in shown.index])

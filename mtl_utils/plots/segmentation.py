@@ -204,15 +204,18 @@ def precision_recall(
 
 
 def dice_by_threshold(dice: pd.DataFrame, label: str) -> Figure:
-    """Dice against the threshold; the best of each lesion is ringed. `dice`: thresholds x lesions."""
+    """Dice against the threshold; the best is ringed, if the lesion is found at all.
+
+    `dice`: thresholds x lesions.
+    """
     figure, ax = plt.subplots(figsize=(7.6, 3.9), layout="constrained")
     ax.axvline(0.5, color=PLAIN, linestyle="--", linewidth=1.2, label="0.5")
     for lesion in dice:
         ax.plot(dice.index, dice[lesion], label=LESION_NAMES[lesion], **curve_style(lesion))
-        best = dice[lesion].idxmax()
-        ax.plot(
-            best, dice.loc[best, lesion], "o", markersize=9, markerfacecolor="none", markeredgecolor="black"
-        )
+        if dice[lesion].max() > 0:
+            best = dice[lesion].idxmax()
+            ring = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": "black"}
+            ax.plot(best, dice.loc[best, lesion], "o", **ring)
     ax.set(xlabel="threshold", ylabel="Dice, pooled", xlim=(0, 1), ylim=(-0.02, 1))
     ax.set_title(f"Dice of the validation photographs ({label})\nringed: the best threshold")
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))

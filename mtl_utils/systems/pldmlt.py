@@ -89,8 +89,8 @@ class LabelUpdate:
         objective: what the label-update network minimises after the look-ahead. 'primary': the loss of the
             segmentation, with `entropy_weight` against collapse, as in the scheme that the paper cites.
             'printed': line 21 of Algorithm 1, the grading loss on its own labels. With 'primary' and the step
-            sizes of the named runs the entropy term pulls far harder than the look-ahead, and alone decides
-            where labels go (chapter 06 measures it).
+            sizes of the named runs the entropy term pulls far harder than the look-ahead, and is all that is
+            learned from (chapter 06 measures it).
         order: of the gradient through the look-ahead: 'second' (exact) or 'first' (`meta_gradient`).
         hierarchy: which grades a label may move to. 'all' five, as section 3.3.2 says; 'neighbours', one up
             or down from the pseudo grade; 'plausible', those that stage 1 did not rule out.

@@ -70,9 +70,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def load_state(checkpoint: str | Path) -> dict:
-    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint, code;
-    of a run with pseudo grades also pseudo_digest and labels, of one that measured conflict its
-    conflicts, of one in several processes how many.
+    """The parts of a checkpoint that the course reads: config, state_dict, history, data_fingerprint, code,
+    trained_on (device and precision); of a run with pseudo grades also pseudo_digest and labels, of one that
+    measured conflict its conflicts, of one in several processes how many.
 
     Raises:
         MTLError: no such file, or it is damaged.
@@ -83,7 +83,7 @@ def load_state(checkpoint: str | Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         parts = {key: state[key] for key in ("state_dict", "history", "data_fingerprint")}
-        others = ("code", "pseudo_digest", "labels", "conflicts", "processes")
+        others = ("code", "trained_on", "pseudo_digest", "labels", "conflicts", "processes")
         parts |= {key: state.get(key) for key in others}
         return {"config": state["hyper_parameters"]["config"], **parts}
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file

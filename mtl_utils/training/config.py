@@ -218,6 +218,8 @@ class Config:
         crops_only = self.recipe == "lesions"
         if crops_only and ("grading" in self.tasks or self.first_tasks or not self.augment):
             raise MTLError(f"{self.name}: the recipe 'lesions' is for given masks alone: a crop has no grade")
+        if crops_only and self.space.has_outside:
+            raise MTLError(f"{self.name}: in a crop, the recipe 'lesions', nobody can tell what is outside")
         if not 0 <= self.lesion_crops <= 1:
             raise MTLError(f"lesion_crops {self.lesion_crops} is a share: give 0 to 1")
         if self.lesion_crops and not crops_only:

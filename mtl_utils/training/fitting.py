@@ -220,11 +220,13 @@ def fit(
 
     Raises:
         MTLError: `folder` already holds a run and `resume` is not set, or its run has another configuration
-            or learned from other data, or `first` or `pseudo` does not fit, or the run cannot be shared out
-            (`distributed.check_processes`), or `folder` cannot be written.
+            or learned from other data, or is a cross-validation; `first` or `pseudo` does not fit; the run
+            cannot be shared out (`distributed.check_processes`); `folder` cannot be written.
     """
     folder = Path(folder).expanduser()
     last = folder / f"{LAST}.ckpt"
+    if (folder / "fold-0").exists():
+        raise MTLError(f"{folder} holds a cross-validation: give another folder (--out)")
     _pseudo_fits(config, copy, pseudo)
     parts = config.parts(copy.table)
     check_processes(config, parts, devices, nodes)
@@ -286,10 +288,12 @@ def fit(
             trainer.fit(
                 module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True
             )
+    except SystemExit as ended:
+        if ended.code != 1:
+            raise
+        raise KeyboardInterrupt from None  # Lightning makes of Ctrl-C an exit with status 1, without a word
     finally:
         quiet.__exit__(None, None, None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     history = pd.DataFrame(module.history)
     seconds = before + float(history.seconds.sum())
     return FitResult(folder, config, history, seconds, first, labels, pseudo, devices, nodes)
@@ -326,6 +330,7 @@ def _join(states: list[dict], config: Config, history: pd.DataFrame, path: Path)
         "history": history.to_dict(orient="records"),
         "data_fingerprint": states[0]["data_fingerprint"],
         "code": list(dict.fromkeys(version for state in states for version in state["code"] or ())),
+        "trained_on": [on for state in states for on in state["trained_on"] or ()],
     }
     write_state(joined, path)
 
@@ -441,8 +446,8 @@ def _first_network(
         raise MTLError(f"{first} does not fit {config.name}; it differs in: {', '.join(differing)}")
     if wanted.chosen == LAST and not _finished(pd.DataFrame(state["history"]), wanted):
         raise MTLError(
-            f"{first} is of a run that was stopped after {len(state['history'])} of {wanted.epochs} epochs. "
-            "Finish it first (--resume)."
+            f"{first} holds {len(state['history'])} of {wanted.epochs} epochs, and the last is wanted: give "
+            f"{LAST}.ckpt of that run. If that is the one, finish the run first (--resume)."
         )
     return Path(first), sum(row["seconds"] for row in state["history"])
 

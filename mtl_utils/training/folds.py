@@ -11,7 +11,7 @@ from mtl_utils.data.prepare import WorkingCopy
 from mtl_utils.data.splits import FOLDS
 from mtl_utils.errors import MTLError
 from mtl_utils.pseudo_grades import PseudoGrades
-from mtl_utils.training.config import Config
+from mtl_utils.training.config import LAST, Config
 from mtl_utils.training.distributed import rank
 from mtl_utils.training.fitting import FitResult, fit
 from mtl_utils.training.scores import Scores
@@ -85,10 +85,12 @@ def cross_validate(
     Args: as `fit`.
 
     Raises:
-        MTLError: the protocol has no folds, or what `fit` raises.
+        MTLError: the protocol has no folds, `folder` holds another kind of run, or what `fit` raises.
     """
     if config.protocol != "clean-folds":
         raise MTLError(f"{config.name}: cross-validation needs the protocol 'clean-folds'")
+    if (Path(folder).expanduser() / f"{LAST}.ckpt").exists():
+        raise MTLError(f"{folder} holds a run without folds: give another folder (--out)")
     runs = []
     for fold in range(FOLDS):
         if progress and rank(devices * nodes) == 0:

@@ -12,7 +12,7 @@ import torch
 from mtl_utils.errors import MTLError
 from mtl_utils.losses import task_loss, weighted_sum
 from mtl_utils.pseudo_grades import PseudoGrades
-from mtl_utils.runtime import code_version
+from mtl_utils.runtime import code_version, default_device, device_name
 from mtl_utils.systems.base import judged_logits
 from mtl_utils.training.config import Config
 from mtl_utils.training.distributed import average_statistics, begin_together, mean_losses, together
@@ -40,6 +40,7 @@ class MultiTaskModule(L.LightningModule):
         self.pseudo_digest = pseudo and pseudo.digest
         self.history: list[dict[str, float]] = []
         self.code: list[str] = []
+        self.trained_on: list[list[str]] = []
         self.scores = self._new_scores()
         self._train_losses: list[dict[str, float]] = []
         self.save_hyperparameters({"config": asdict(config)})
@@ -95,6 +96,9 @@ class MultiTaskModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self.code = list(dict.fromkeys([*self.code, code_version()]))
+        here = [device_name(default_device()), self.trainer.precision]
+        if here not in self.trained_on:
+            self.trained_on.append(here)
         if self.trainer.world_size > 1:
             begin_together(len(self.history))
 
@@ -160,6 +164,7 @@ class MultiTaskModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"], checkpoint["code"] = self.history, self.code
+        checkpoint["trained_on"] = self.trained_on
         checkpoint["data_fingerprint"] = self.data_fingerprint
         checkpoint["pseudo_digest"] = self.pseudo_digest
         if self.trainer.world_size > 1:
@@ -168,6 +173,7 @@ class MultiTaskModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history = list(checkpoint["history"])
         self.code = list(checkpoint.get("code", ()))
+        self.trained_on = list(checkpoint.get("trained_on", ()))
 
     def parameter_groups(self) -> list[dict]:
         """What the optimizer moves, with settings of its own where they differ from the network's."""

@@ -109,6 +109,8 @@ def _get_encoder(encoder_name: str, weights: str | bool | None, depth: int) -> n
         raise MTLError(f"no encoder {encoder_name!r}: a name has letters, digits, '-', '_' and '.' only")
     try:
         encoder = smp.encoders.get_encoder(encoder_name, depth=depth, weights=weights)
+    except OSError:  # of the hub; in older versions of its library these are ValueErrors as well
+        raise
     except ValueError as error:  # smp: a transformer without maps from 1/2 to 1/32 of the side
         raise MTLError(f"encoder {encoder_name!r} fits no U-Net: {error}") from error
     except (KeyError, RuntimeError) as error:

@@ -168,11 +168,7 @@ def _to_score_again(
         rows = chooses.per_photograph(copy.table)
         graded = rows[rows.task == "grading"].dropna(axis="columns", how="all")
         found["validation"] = {**chooses.compute(), "per_photograph": graded.to_dict(orient="records")}
-        parts = config.parts(copy.table)
-        seen = [parts.rows("train", task) for task in _learned_from(config)]
-        if config.pseudo_grades:  # stage 1 has a protocol of its own
-            seen.append(split(copy.table, "clean-folds", config.seed).rows("train", "grading"))
-        learned = copy.table.photo.iloc[np.concatenate(seen)]
+        learned = copy.table.photo.iloc[_learned_from(config, copy.table)]
         found["leaked"] = {
             task: copy.table.name.iloc[rows][copy.table.photo.iloc[rows].isin(learned)].tolist()
             for task, rows in scores.rows.items()
@@ -180,12 +176,15 @@ def _to_score_again(
     return found
 
 
-def _learned_from(config: Config) -> set[str]:
-    """The tasks whose photographs a run saw in training, those of the networks before it among them."""
+def _learned_from(config: Config, table: pd.DataFrame) -> np.ndarray:
+    """Positions in the table of the photographs that a run saw in training, or a network before it."""
     tasks = {config.photographs_of(task) for task in (*config.tasks, *config.first_tasks)}
     if config.lesion_network:
         tasks.add("segmentation")
-    return tasks
+    seen = [config.parts(table).rows("train", task) for task in tasks]
+    if config.pseudo_grades:  # stage 1 has a protocol of its own
+        seen.append(split(table, "clean-folds", config.seed).rows("train", "grading"))
+    return np.unique(np.concatenate(seen))
 
 
 def segmentation_scores(record: dict) -> SegmentationMetrics | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtl_utils.data.splits import split
 from mtl_utils.experiments import experiment
 from mtl_utils.records import _learned_from
 from mtl_utils.training import FundusData, MultiTaskModule, build_network
@@ -108,5 +109,10 @@ def test_windows_of_a_run_are_its_settings_and_grow_with_the_working_copy(synthe
 
 
 @pytest.mark.parametrize("name", ["pldmlt", "grade-from-findings"])
-def test_what_networks_before_it_learned_from_counts_as_seen(name):
-    assert _learned_from(experiment(name, "smoke")) == {"grading", "segmentation"}
+def test_what_networks_before_it_learned_from_counts_as_seen(name, synthetic_copy):
+    table = synthetic_copy.table
+    config = experiment(name, "smoke", protocol="paper")
+    first = "clean-folds" if name == "pldmlt" else "paper"  # stage 1 has a protocol of its own
+    masks, grades = split(table, "paper"), split(table, first)
+    expected = {*masks.rows("train", "segmentation"), *grades.rows("train", "grading")}
+    assert {*_learned_from(config, table)} == expected

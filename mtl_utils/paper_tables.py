@@ -581,7 +581,8 @@ PAPER_TABLES: dict[str, PaperTable] = {
         "`lesions-turned` learns as it does, and its mean takes in quarter turns of the photograph; "
         "`lesions-mean` is the mean of two such networks, which learned with different seeds. The "
         "second row of `lesions-best` is the same recipe, larger, on a GPU. A row of protocol `paper` "
-        "learned from all 54 photographs with masks in place of 43.",
+        "learned from all 54 photographs with masks in place of 43. Runs of before 28 November 2026 (from "
+        "`lesions-long` on, and the GPU's) learned from masks that lay half a pixel beside the picture.",
         "",
         _LESION_AUPR,
         {},

@@ -125,7 +125,7 @@ def test_a_first_stage_that_was_stopped_is_refused(run, synthetic_copy, tmp_path
     state["history"] = state["history"][:-1]
     torch.save(state, tmp_path / "stopped.ckpt")
     epochs = len(state["history"])
-    with pytest.raises(MTLError, match=rf"stopped after {epochs} of {epochs + 1} epochs"):
+    with pytest.raises(MTLError, match=rf"holds {epochs} of {epochs + 1} epochs"):
         fit(run.config, synthetic_copy, tmp_path / "run", progress=False, first=tmp_path / "stopped.ckpt")
 
 

@@ -117,6 +117,7 @@ def test_lesion_crops_of_a_run_have_the_size_that_its_network_gets(synthetic_cop
         ({"recipe": "report", "lesion_crops": 0.0, "tasks": ("isr",)}, "has one task, segmentation"),
         ({"first_tasks": ("grading",)}, "for given masks alone"),
         ({"recipe": "pldmlt", "lesion_crops": 0.0}, "the recipe 'pldmlt' cuts by itself"),
+        ({"label_space": "red-yellow", "mask_loss": "bce"}, "nobody can tell what is outside"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, said):

@@ -181,7 +181,8 @@ def _learned_from(config: Config, table: pd.DataFrame) -> np.ndarray:
     tasks = {config.photographs_of(task) for task in (*config.tasks, *config.first_tasks)}
     if config.lesion_network:
         tasks.add("segmentation")
-    seen = [config.parts(table).rows("train", task) for task in tasks]
+    parts = config.parts(table)
+    seen = [parts.rows("train", task) for task in tasks]
     if config.pseudo_grades:  # stage 1 has a protocol of its own
         seen.append(split(table, "clean-folds", config.seed).rows("train", "grading"))
     return np.unique(np.concatenate(seen))

@@ -19,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
+from mtl_utils.data.fov import BLACK
 from mtl_utils.data.idrid import in_colour, open_picture
 
 THUMBNAIL_SIZE = (96, 64)
@@ -30,10 +31,9 @@ SAME_BELOW = 2.0
 On IDRiD equal pairs reach 1.2, and the most alike pair of different photographs stands at 4.6 (chapter 01
 draws it)."""
 
-DARK, BLACK = 100, 12
-"""Thumbnails darker than `DARK` (the 95th percentile of each pixel's brightest channel) are brightened to it:
-any two dark photographs would be the same, else. No photograph of IDRiD is so dark. One below `BLACK` shows
-no eye (`fov`), and is brightened no further."""
+DARK = 100
+"""Thumbnails darker than this (the 95th percentile of each pixel's brightest channel) are brightened to it:
+any two dark photographs would be the same, else. No photograph of IDRiD is so dark."""
 
 BLOCK = 1024
 """So many thumbnails are compared with so many others at a time: each with each at once would take N x N

@@ -11,6 +11,8 @@ from mtl_utils.errors import DataError
 
 _WORK_SIDE = 512  # the field of view is a large thing: a small picture is enough to find it
 _SMALLEST_SHARE = 0.05
+BLACK = 12.0
+"""What is darker (0-255) shows no eye."""
 _STRIP = 10  # so many times as long as wide is no eye
 
 
@@ -78,7 +80,7 @@ def _lit_piece(image: np.ndarray) -> np.ndarray:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     red, green, blue = cv2.split(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     light = cv2.max(cv2.max(red, green), blue)  # numpy's max over three values takes ten times as long
-    threshold = max(12.0, 0.15 * float(np.percentile(light, 95)))
+    threshold = max(BLACK, 0.15 * float(np.percentile(light, 95)))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         (light > threshold).astype(np.uint8), connectivity=4
     )
